@@ -1,0 +1,35 @@
+"""Where the files that come with the project lie: bundled weights, photographs, the course."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _folder(in_checkout: str, in_wheel: str) -> Path:
+    # A checkout (or editable install) has the folder beside the package, a wheel inside it.
+    for folder in (_PACKAGE / in_wheel, _PACKAGE.parent / in_checkout):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"Mixer Lite's {in_checkout} folder is missing beside or inside {_PACKAGE}: "
+        f"install the project again."
+    )
+
+
+def data_path(name: str) -> Path:
+    """Path of a bundled file, for example ``"photos/cat.jpg"``.
+
+    Raises:
+        FileNotFoundError: no such file comes with the project.
+    """
+    path = _folder("data", "_data") / name
+    if not path.exists():
+        raise FileNotFoundError(f"No file {name!r} comes with Mixer Lite (looked for {path}).")
+    return path
+
+
+def notebooks_path() -> Path:
+    """Folder of the course's notebooks."""
+    return _folder("notebooks", "_notebooks")

@@ -1,0 +1,130 @@
+"""The models by name: Table 1 of the paper under timm's names, and the course's small ones.
+
+Plain data. ``ModelConfig`` is what a trained model carries besides its weights.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mixer_lite.model import MlpMixer
+
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How a model's inputs were prepared and what its outputs mean.
+
+    Attributes:
+        name: the model's name, as in ``list_models()`` or the file it came from.
+        image_size: side in pixels of the square image that the model takes.
+        mean, std: per-channel normalisation, on a 0-1 scale: ``(pixel - mean) / std``.
+        interpolation: filter with which images are resized.
+        crop: share of the resized image's shorter side that the centre crop keeps
+            (0.875: resize the shorter side to 256, then cut 224; 1.0: no margin).
+        class_names: one name per output, empty when unknown.
+        source: one sentence: where the weights come from and under what licence.
+    """
+
+    name: str
+    image_size: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    interpolation: Interpolation = "bicubic"
+    crop: float = 0.875
+    class_names: tuple[str, ...] = ()
+    source: str = "random weights: not trained"
+
+
+def _table1(patch_size: int, num_blocks: int, hidden_dim: int) -> dict[str, int]:
+    # Every column of Table 1 has D_S = C / 2 and D_C = 4 C, at 224 pixels.
+    return dict(
+        image_size=224,
+        patch_size=patch_size,
+        num_classes=1000,
+        num_blocks=num_blocks,
+        hidden_dim=hidden_dim,
+        tokens_mlp_dim=hidden_dim // 2,
+        channels_mlp_dim=hidden_dim * 4,
+    )
+
+
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+# Constructor arguments of MlpMixer by model name. timm has no H/14 and no small ones.
+SPECS: dict[str, dict[str, int]] = {
+    "mixer_s32_224": _table1(32, 8, 512),
+    "mixer_s16_224": _table1(16, 8, 512),
+    "mixer_b32_224": _table1(32, 12, 768),
+    "mixer_b16_224": _table1(16, 12, 768),
+    "mixer_l32_224": _table1(32, 24, 1024),
+    "mixer_l16_224": _table1(16, 24, 1024),
+    "mixer_h14_224": _table1(14, 32, 1280),
+    # For 32-pixel images, in the paper's proportions D_S = C / 2 and D_C = 4 C: an 8 x 8 grid.
+    "mixer_nano_cifar10": dict(
+        image_size=32,
+        patch_size=4,
+        num_classes=10,
+        num_blocks=8,
+        hidden_dim=128,
+        tokens_mlp_dim=64,
+        channels_mlp_dim=512,
+    ),
+    # Small enough to train while a lesson lasts.
+    "mixer_pico_cifar10": dict(
+        image_size=32,
+        patch_size=4,
+        num_classes=10,
+        num_blocks=4,
+        hidden_dim=128,
+        tokens_mlp_dim=64,
+        channels_mlp_dim=256,
+    ),
+}
+
+
+def list_models() -> list[str]:
+    """Names that :func:`create_model` takes."""
+    return list(SPECS)
+
+
+def spec(name: str) -> dict[str, int]:
+    """Constructor arguments of a named model, as a copy.
+
+    Raises:
+        ValueError: there is no model of this name; the nearest names are suggested.
+    """
+    if name not in SPECS:
+        near = difflib.get_close_matches(str(name), SPECS, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose from {', '.join(SPECS)}."
+        raise ValueError(f"There is no model named {name!r}. {hint}")
+    return dict(SPECS[name])
+
+
+def create_model(name: str, **overrides: Any) -> MlpMixer:
+    """A model of a known shape with random weights.
+
+    Args:
+        name: one of :func:`list_models`.
+        overrides: arguments of :class:`MlpMixer` that replace the named model's own,
+            for example ``num_classes=10`` or ``image_size=448``.
+
+    Raises:
+        ValueError: unknown name, or a configuration that :class:`MlpMixer` refuses.
+    """
+    model = MlpMixer(**{**spec(name), **overrides})
+    if model.image_size[0] == model.image_size[1]:
+        cifar = name.endswith("cifar10")
+        names = CIFAR10_CLASSES if cifar and model.num_classes == 10 else ()
+        model.config = ModelConfig(
+            name=name,
+            image_size=model.image_size[0],
+            class_names=names,
+            crop=1.0 if cifar else 0.875,
+        )
+    return model
