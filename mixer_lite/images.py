@@ -1,0 +1,281 @@
+"""Photographs in, tensors out: open any image safely, prepare it as the model was trained.
+
+Arrays have channels last, ``(h, w, 3)``; tensors have channels first, ``(3, h, w)``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mixer_lite.resources import data_path
+from mixer_lite.specs import ModelConfig
+
+ImageSource = str | Path | IO[bytes] | Image.Image | np.ndarray | Tensor
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Any image as an upright 8-bit RGB picture.
+
+    Turned as its EXIF orientation says. Grey, palette, 16-bit and CMYK pictures are converted;
+    transparent ones are laid on white; colour profiles are not applied; of an animation or a
+    many-page file the first picture is taken.
+
+    Args:
+        source: a path, a file opened in binary mode, a PIL image, an array ``(h, w)``,
+            ``(h, w, 1)``, ``(h, w, 3)`` or ``(h, w, 4)``, or a tensor ``(h, w)``, ``(1, h, w)``,
+            ``(3, h, w)`` or ``(4, h, w)``; numbers are uint8, uint16, bool, or floats in 0..1.
+
+    Raises:
+        FileNotFoundError: there is no file at this path.
+        ValueError: not an image, damaged, too large to be true, empty, or numbers whose
+            shape or range leaves open what they mean.
+    """
+    if isinstance(source, Tensor):
+        return _from_numbers(_tensor_to_array(source), "tensor")
+    if isinstance(source, np.ndarray):
+        return _from_numbers(_channels_last(source), "array")
+    if isinstance(source, Image.Image):
+        return _decode(source, "the picture")
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        raise ValueError(f"{source} is a web address: download the picture, then open the file.")
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: give the path of one image file in it.")
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}: check the name and the folder.")
+        with path.open("rb") as file:
+            return _decode(file, str(path))
+    if hasattr(source, "read"):
+        return _decode(source, str(getattr(source, "name", "the file")))
+    raise ValueError(
+        f"An image is a path, a binary file, a PIL image, an array or a tensor, "
+        f"not {type(source).__name__}."
+    )
+
+
+def _decode(source: IO[bytes] | Image.Image, name: str) -> Image.Image:
+    """Upright RGB picture of a file or a PIL image; every failure becomes one sentence."""
+    with warnings.catch_warnings():
+        # Between one and two times its limit Pillow only warns of a bomb; past it, it raises.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = source if isinstance(source, Image.Image) else Image.open(source)
+            if 0 in image.size:
+                raise ValueError(f"{name} is empty: it is {image.width} x {image.height} pixels.")
+            image.load()
+            image = ImageOps.exif_transpose(image)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{name} claims more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be a "
+                f"decompression bomb: make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS."
+            ) from error
+        except Image.UnidentifiedImageError as error:
+            raise ValueError(
+                f"{name} is not an image that Pillow can read: give a JPEG, PNG, GIF, TIFF, "
+                f"BMP or WebP file."
+            ) from error
+        except Exception as error:  # Pillow's decoders raise many kinds on damaged data
+            if isinstance(error, ValueError) and "is empty" in str(error):
+                raise
+            raise ValueError(
+                f"{name} is damaged or cut short ({error}): get a whole copy of the file."
+            ) from error
+    return _to_rgb(image, name)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode == "F":
+        return _from_numbers(np.asarray(image), name)
+    if image.mode.startswith("I"):  # one 16-bit channel; Pillow's own conversion would clip it
+        numbers = np.asarray(image)
+        if numbers.min() < 0 or numbers.max() > 65535:
+            raise ValueError(f"{name} has 32-bit numbers of unknown scale: save it with 16 bits.")
+        return _from_numbers(numbers.astype(np.uint16), name)
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(
+            f"{name} has the colour mode {image.mode}, which Pillow cannot turn into RGB: "
+            f"save it as RGB."
+        ) from error
+
+
+def _tensor_to_array(tensor: Tensor) -> np.ndarray:
+    """``(c, h, w)`` or ``(h, w)`` tensor -> ``(h, w, c)`` or ``(h, w)`` array."""
+    shape = tuple(tensor.shape)
+    if tensor.ndim == 4:
+        raise ValueError(f"A tensor of shape {shape} is a batch: give one picture of it.")
+    if tensor.ndim == 3 and shape[0] not in (1, 3, 4):
+        hint = (
+            "channels come first in a tensor: use rearrange(x, 'h w c -> c h w')"
+            if shape[2] in (1, 3, 4)
+            else "an image has 1, 3 or 4 channels"
+        )
+        raise ValueError(f"A tensor of shape {shape} is not an image (c, h, w): {hint}.")
+    if tensor.ndim not in (2, 3):
+        raise ValueError(f"A tensor of shape {shape} is not an image: give (c, h, w) or (h, w).")
+    tensor = tensor.detach().cpu()
+    array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return array if array.ndim == 2 else rearrange(array, "c h w -> h w c")
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 4:
+        raise ValueError(f"An array of shape {array.shape} is a batch: give one picture of it.")
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
+        hint = (
+            "channels come last in an array: use rearrange(x, 'c h w -> h w c')"
+            if array.shape[0] in (1, 3, 4)
+            else "an image has 1, 3 or 4 channels"
+        )
+        raise ValueError(f"An array of shape {array.shape} is not an image (h, w, c): {hint}.")
+    if array.ndim not in (2, 3):
+        raise ValueError(
+            f"An array of shape {array.shape} is not an image: give (h, w) or (h, w, c)."
+        )
+    return array
+
+
+def _from_numbers(array: np.ndarray, name: str) -> Image.Image:
+    """Picture of ``(h, w)`` or ``(h, w, c)`` numbers, brought to the 0..255 of 8 bits."""
+    if array.size == 0:
+        raise ValueError(f"The {name} is empty: its shape is {array.shape}.")
+    if array.dtype == bool:
+        array = array * np.uint8(255)
+    elif array.dtype == np.uint16:
+        array = np.round(array / 257).astype(np.uint8)  # 65535 / 257 = 255
+    elif np.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float64)
+        if not np.isfinite(array).all():
+            raise ValueError(f"The {name} holds NaN or infinity: an image has numbers in 0..1.")
+        low, high = array.min(), array.max()
+        if low < -1e-6 or high > 1 + 1e-6:
+            raise ValueError(
+                f"Floats in an image lie in 0..1, and the {name}'s run from {low:.4g} to "
+                f"{high:.4g}: divide by 255, or undo the normalisation with unnormalize()."
+            )
+        array = np.round(array.clip(0, 1) * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ValueError(
+            f"The {name} holds {array.dtype}: an image holds uint8, uint16, bool, or floats in "
+            f"0..1; numbers in 0..255 become an image with .astype('uint8') or .to(torch.uint8)."
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]  # (h, w, 1) -> (h, w)
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
+
+
+def preprocess(images: ImageSource | Sequence[ImageSource], config: ModelConfig) -> Tensor:
+    """What the model takes, from one image or several: ``(b, 3, image_size, image_size)``.
+
+    The shorter side is resized to ``floor(image_size / crop)`` pixels, the centre cut out,
+    ``(pixel / 255 - mean) / std`` taken per channel: timm's evaluation transform.
+
+    Args:
+        images: anything :func:`open_image` takes, or a list of such; an ``(n, h, w, c)`` array
+            and an ``(n, c, h, w)`` tensor count as lists.
+        config: the model's, as in ``model.config``.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`open_image`; also for an empty list.
+    """
+    from torchvision import transforms
+
+    stacked = isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4
+    several = list(images) if stacked or isinstance(images, (list, tuple)) else [images]
+    if not several:
+        raise ValueError("There is no image in the list: give at least one.")
+    transform = transforms.Compose(
+        [
+            transforms.Resize(
+                math.floor(config.image_size / config.crop),
+                transforms.InterpolationMode(config.interpolation),
+            ),
+            transforms.CenterCrop(config.image_size),
+            transforms.ToTensor(),  # (h, w, 3) in 0..255 -> (3, h, w) in 0..1
+            transforms.Normalize(config.mean, config.std),
+        ]
+    )
+    return torch.stack([transform(open_image(image)) for image in several])
+
+
+def unnormalize(batch: Tensor, config: ModelConfig) -> np.ndarray:
+    """What the model sees, ready to draw: ``(b, 3, h, w)`` -> uint8 array ``(b, h, w, 3)``.
+
+    Undoes the last two steps of :func:`preprocess`, to the nearest of 256 levels.
+
+    Raises:
+        ValueError: the batch has another shape.
+    """
+    if batch.ndim != 4 or batch.shape[1] != 3:
+        raise ValueError(f"unnormalize takes a batch (b, 3, h, w), not {tuple(batch.shape)}.")
+    pixels = rearrange(batch.detach().cpu().float(), "b c h w -> b h w c")
+    pixels = pixels * torch.tensor(config.std) + torch.tensor(config.mean)  # 3 broadcast: per c
+    return (pixels * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+class PhotoInfo(NamedTuple):
+    """What is known of a bundled photograph.
+
+    ``cifar10`` is the CIFAR-10 class, ``imagenet`` the ImageNet-1k class that it shows; ``None``
+    where it shows none, or none clearly.
+    """
+
+    name: str
+    caption: str
+    file: str
+    source: str
+    licence: str
+    cifar10: str | None
+    imagenet: str | None
+
+
+def _photos() -> dict[str, PhotoInfo]:
+    entries: list[dict[str, Any]] = json.loads(
+        data_path("photos/photos.json").read_text(encoding="utf-8")
+    )
+    return {entry["name"]: PhotoInfo(**entry) for entry in entries}
+
+
+def list_photos() -> list[str]:
+    """Names of the photographs that come with the project."""
+    return list(_photos())
+
+
+def photo_info(name: str) -> PhotoInfo:
+    """Caption, source, licence and classes of a bundled photograph.
+
+    Raises:
+        ValueError: there is no photograph of this name; the nearest names are suggested.
+    """
+    photos = _photos()
+    if name not in photos:
+        near = difflib.get_close_matches(str(name), photos, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose from {', '.join(photos)}."
+        raise ValueError(f"There is no photograph named {name!r}. {hint}")
+    return photos[name]
+
+
+def photo(name: str) -> Image.Image:
+    """A bundled photograph, RGB, its longer side at most 512 pixels.
+
+    Raises:
+        ValueError: there is no photograph of this name.
+    """
+    return open_image(data_path(f"photos/{photo_info(name).file}"))
