@@ -1,0 +1,352 @@
+"""The course's figures: thin matplotlib drawings of plain data, in one style, with alt text.
+
+Every function returns a :class:`Picture`. As the last line of a notebook cell it shows itself:
+as a PNG (or a JPEG where that is smaller: photographs), with its alt text in the output's
+metadata, where HTML exports find it, and as its plain-text form. Signed numbers are drawn on a
+diverging map symmetric about zero, magnitudes on viridis.
+
+This module imports matplotlib; ``mixer_lite`` imports this module only when it is used.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from einops import rearrange
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from torch import Tensor
+
+DPI = 110
+SIGNED, MAGNITUDE = "RdBu_r", "viridis"  # the two colour maps; both safe for colour-blind readers
+ACCENT = "#d95f02"  # marks the one thing to look at
+
+STYLE: Any = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(
+        color=["#0072b2", "#d95f02", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]
+    ),
+    "legend.frameon": False,
+    "image.interpolation": "nearest",
+    "savefig.facecolor": "white",
+}
+
+
+def style() -> Any:
+    """The course's matplotlib style: ``with style():`` around drawing, or ``@style()``."""
+    return matplotlib.rc_context(STYLE)
+
+
+class Picture(Figure):
+    """A matplotlib figure that carries its alt text and shows itself in a notebook.
+
+    It is not registered with pyplot, so a slider that draws hundreds of them leaks none.
+    """
+
+    alt: str = ""
+
+    @style()
+    def encode(self) -> tuple[str, bytes]:
+        """The picture's type, ``"image/png"`` or ``"image/jpeg"``, and its bytes."""
+        png, jpeg = io.BytesIO(), io.BytesIO()
+        self.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+        picture = Image.open(png).convert("RGB")
+        picture.save(jpeg, "JPEG", quality=90, subsampling=0, optimize=True)
+        if png.tell() < max(50_000, jpeg.tell()):
+            return "image/png", png.getvalue()
+        return "image/jpeg", jpeg.getvalue()
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        kind, data = self.encode()
+        text = base64.b64encode(data).decode()
+        return {kind: text, "text/plain": f"[{self.alt}]"}, {kind: {"alt": self.alt}}
+
+
+@style()
+def canvas(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (8, 3), alt: str, **kwargs: Any
+) -> tuple[Picture, Any]:
+    """An empty figure in the course's style.
+
+    Args:
+        rows, columns: of axes.
+        size: width and height in inches; 8 inches fill a notebook's width.
+        alt: what the finished picture shows, in one sentence, for those who cannot see it.
+        kwargs: of matplotlib's ``Figure.subplots``, for example ``sharey=True``.
+
+    Returns:
+        The figure, and what ``Figure.subplots`` returns: one axes or an array of them.
+    """
+    figure = Picture(figsize=size, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.alt = alt
+    return figure, figure.subplots(rows, columns, **kwargs)
+
+
+def _pixels(image: Image.Image | np.ndarray | Tensor) -> np.ndarray:
+    # Any image -> (h, w, 3) or (h, w) for imshow: whole numbers 0-255 or floats 0-1.
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if array.ndim == 3 and array.shape[2] not in (3, 4) and array.shape[0] in (1, 3):
+        array = rearrange(array, "c h w -> h w c")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = rearrange(array, "h w 1 -> h w")
+    if array.ndim not in (2, 3):
+        raise ValueError(f"An image has 2 or 3 axes, this one has {array.ndim}: {array.shape}.")
+    return array.clip(0, 1) if array.dtype.kind == "f" else array
+
+
+def _bare(axes: Axes, title: str = "") -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title)
+
+
+def _draw_image(axes: Axes, image: Any, title: str = "") -> None:
+    pixels = _pixels(image)
+    axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None)
+    _bare(axes, title)
+
+
+def _draw_grid(axes: Axes, shape: tuple[int, ...], patch_size: int) -> None:
+    height, width = shape[:2]
+    edges: dict[str, Any] = dict(color="white", linewidth=0.8, alpha=0.9)
+    for x in range(patch_size, width, patch_size):
+        axes.axvline(x - 0.5, **edges)
+    for y in range(patch_size, height, patch_size):
+        axes.axhline(y - 0.5, **edges)
+
+
+def _grid_of(shape: tuple[int, ...], patch_size: int) -> tuple[int, int]:
+    height, width = shape[:2]
+    if patch_size < 1 or height % patch_size or width % patch_size:
+        raise ValueError(
+            f"patch_size {patch_size} does not divide the image size {height} x {width}: "
+            f"choose a patch size that divides both sides."
+        )
+    return height // patch_size, width // patch_size
+
+
+@style()
+def show_images(
+    images: Sequence[Any], titles: Sequence[str] = (), *, columns: int = 4, alt: str = ""
+) -> Picture:
+    """Images side by side, ``columns`` in a row.
+
+    Args:
+        images: PIL images, arrays ``(h, w)`` or ``(h, w, 3)``, tensors ``(3, h, w)`` or
+            ``(h, w, 3)``; whole numbers 0-255 or floats 0-1.
+        titles: one for each image, or none.
+        columns: how many stand side by side before a new row begins.
+        alt: alt text; by default the titles.
+    """
+    images = list(images)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height, width = _pixels(images[0]).shape[:2]
+    cell = 8 / columns
+    size = (8, min(rows * (cell * height / width + 0.35 * bool(titles)), 12))
+    alt = alt or f"{len(images)} images: {'; '.join(titles)}"
+    figure, axes = canvas(rows, columns, size=size, alt=alt, squeeze=False)
+    for k, spot in enumerate(axes.flat):
+        if k < len(images):
+            _draw_image(spot, images[k], titles[k] if titles else "")
+        else:
+            spot.set_axis_off()
+    return figure
+
+
+@style()
+def show_patches(image: Any, patch_size: int) -> Picture:
+    """A photograph with the patch grid on it, and beside it the patches pulled apart.
+
+    Raises:
+        ValueError: ``patch_size`` does not divide the image's sides.
+    """
+    pixels = _pixels(image)
+    gh, gw = _grid_of(pixels.shape, patch_size)
+    gap = max(1, patch_size // 6)
+    tile = patch_size + gap
+    white = 255 if pixels.dtype.kind != "f" else 1
+    apart = np.full((gh * tile - gap, gw * tile - gap, *pixels.shape[2:]), white, pixels.dtype)
+    for row in range(gh):
+        for column in range(gw):
+            y, x = row * patch_size, column * patch_size
+            patch = pixels[y : y + patch_size, x : x + patch_size]
+            apart[row * tile :, column * tile :][:patch_size, :patch_size] = patch
+
+    height, width = pixels.shape[:2]
+    figure, axes = canvas(
+        1,
+        2,
+        size=(8, 4 * height / width + 0.3),
+        alt=f"Left: a photograph of {height} by {width} pixels with a grid of {patch_size} by "
+        f"{patch_size} pixel cells. Right: its {gh} times {gw} patches pulled apart.",
+    )
+    _draw_image(axes[0], pixels, f"{height} × {width} pixels")
+    _draw_grid(axes[0], pixels.shape, patch_size)
+    _draw_image(axes[1], apart, f"{gh} × {gw} = {gh * gw} patches of {patch_size} × {patch_size}")
+    return figure
+
+
+@style()
+def patch_figure(image: Any, patch_size: int, row: int, column: int) -> Picture:
+    """One patch in the photograph, enlarged, and as one row of the table of tokens.
+
+    The table is ``(S, 3 P P)``, a patch's values in the order ``c p1 p2``.
+
+    Args:
+        image: anything that :func:`show_images` takes, in colour, both sides divisible.
+        patch_size: P, in pixels.
+        row, column: of the patch on the grid, from 0.
+
+    Raises:
+        ValueError: ``patch_size`` does not divide the image, or there is no such patch.
+    """
+    pixels = _pixels(image)
+    gh, gw = _grid_of(pixels.shape, patch_size)
+    if not (0 <= row < gh and 0 <= column < gw):
+        raise ValueError(
+            f"There is no patch at row {row}, column {column}: rows go from 0 to {gh - 1}, "
+            f"columns from 0 to {gw - 1}."
+        )
+    table = rearrange(
+        pixels, "(gh p1) (gw p2) c -> (gh gw) (c p1 p2)", p1=patch_size, p2=patch_size
+    )
+    token = row * gw + column
+    y, x = row * patch_size, column * patch_size
+    patch = pixels[y : y + patch_size, x : x + patch_size]
+
+    figure, axes = canvas(
+        1,
+        3,
+        size=(8, 3.1),
+        width_ratios=[3, 2, 3],
+        alt=f"A photograph with the patch in row {row}, column {column} marked; that patch "
+        f"enlarged; the table of all {gh * gw} tokens with row {token} marked.",
+    )
+    _draw_image(axes[0], pixels, f"P = {patch_size}: {gh} × {gw} grid")
+    _draw_grid(axes[0], pixels.shape, patch_size)
+    frame: dict[str, Any] = dict(fill=False, edgecolor=ACCENT, linewidth=2.5, clip_on=False)
+    axes[0].add_patch(Rectangle((x - 0.5, y - 0.5), patch_size, patch_size, **frame))
+    _draw_image(axes[1], patch, f"row {row}, column {column}")
+    axes[1].spines[:].set(visible=True, color=ACCENT, linewidth=2.5)
+    axes[2].imshow(table, aspect="auto", cmap="gray", interpolation="antialiased")
+    axes[2].add_patch(Rectangle((-0.5, token - 0.5), table.shape[1], 1, **frame))
+    axes[2].set_title(f"token {token} in the {gh * gw} × {table.shape[1]} table")
+    axes[2].set_xlabel(f"{table.shape[1]} values: all red, all green, all blue")
+    axes[2].set_ylabel("tokens, in reading order")
+    return figure
+
+
+def _draw_matrix(
+    axes: Axes, matrix: np.ndarray, blocks: tuple[int, int] | None, **look: Any
+) -> Any:
+    mesh = axes.imshow(matrix, **look)
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color("#999999")
+    if blocks:
+        lines: dict[str, Any] = dict(color="#555555", linewidth=0.7)
+        for y in range(blocks[0], matrix.shape[0], blocks[0]):
+            axes.axhline(y - 0.5, **lines)
+        for x in range(blocks[1], matrix.shape[1], blocks[1]):
+            axes.axvline(x - 0.5, **lines)
+    return mesh
+
+
+@style()
+def _matrices(
+    matrices: Sequence[Any],
+    titles: Sequence[str],
+    xlabel: str,
+    ylabel: str,
+    blocks: tuple[int, int] | None,
+    values: bool,
+    height: float,
+    alt: str,
+    look: dict[str, Any],
+) -> Picture:
+    n = len(matrices)
+    figure, axes = canvas(1, n, size=(8, height), alt=alt, squeeze=False)
+    for k, (spot, matrix) in enumerate(zip(axes.flat, matrices, strict=True)):
+        mesh = _draw_matrix(spot, matrix, blocks, **look)
+        spot.set(title=titles[k] if titles else "", xlabel=xlabel, ylabel="" if k else ylabel)
+        if values:
+            spot.set(xticks=range(matrix.shape[1]), yticks=range(matrix.shape[0]))
+            for (y, x), value in np.ndenumerate(matrix):
+                red, green, blue, _ = mesh.cmap(mesh.norm(value))
+                ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+                spot.text(x, y, f"{value:.2g}", ha="center", va="center", color=ink, fontsize=8)
+    if not values:
+        figure.colorbar(mesh, ax=axes, shrink=0.85, aspect=30, pad=0.02)
+    return figure
+
+
+def _numbers(matrices: Sequence[Any]) -> list[np.ndarray]:
+    return [
+        m.detach().cpu().double().numpy() if isinstance(m, Tensor) else np.asarray(m, float)
+        for m in matrices
+    ]
+
+
+def show_signed(
+    matrices: Sequence[Any],
+    titles: Sequence[str] = (),
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    blocks: tuple[int, int] | None = None,
+    values: bool = False,
+    limit: float | None = None,
+    height: float = 3.6,
+    alt: str,
+) -> Picture:
+    """Matrices of signed numbers, red above zero, blue below, white at zero, on one scale.
+
+    Args:
+        matrices: ``(rows, columns)`` each.
+        titles: one for each matrix, or none.
+        xlabel, ylabel: of the columns and of the rows.
+        blocks: rows and columns after which a line is drawn.
+        values: write each number into its cell, instead of a colour bar.
+        limit: the scale goes from ``-limit`` to ``limit``; by default the largest magnitude.
+        height: of the figure, in inches.
+        alt: alt text.
+    """
+    arrays = _numbers(matrices)
+    limit = limit or max(float(np.abs(a).max()) for a in arrays) or 1.0
+    look = dict(cmap=SIGNED, vmin=-limit, vmax=limit)
+    return _matrices(arrays, titles, xlabel, ylabel, blocks, values, height, alt, look)
+
+
+def show_table(
+    matrices: Sequence[Any],
+    titles: Sequence[str] = (),
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    blocks: tuple[int, int] | None = None,
+    values: bool = False,
+    height: float = 3.6,
+    alt: str,
+) -> Picture:
+    """Matrices of magnitudes (0 and above) on one viridis scale; arguments of `show_signed`."""
+    arrays = _numbers(matrices)
+    top = max(float(a.max()) for a in arrays)
+    look = dict(cmap=MAGNITUDE, vmin=min(0.0, *(float(a.min()) for a in arrays)), vmax=top)
+    return _matrices(arrays, titles, xlabel, ylabel, blocks, values, height, alt, look)
