@@ -1,0 +1,57 @@
+"""Mixer Lite: build MLP-Mixer with einops, load trained weights, see what it learned.
+
+The names in ``__all__`` are the public ones. Modules that draw are imported when they are first
+used, so that ``import mixer_lite`` costs little more than ``import torch``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mixer_lite import datasets, filters, images, specs
+from mixer_lite.checkpoints import load_checkpoint, save_checkpoint, to_timm_state_dict
+from mixer_lite.model import MixerBlock, MlpBlock, MlpMixer
+from mixer_lite.predict import Prediction, predict
+from mixer_lite.pretrained import list_pretrained, load_pretrained
+from mixer_lite.specs import ModelConfig, create_model, list_models
+
+if TYPE_CHECKING:
+    from mixer_lite import figures
+    from mixer_lite.explorers.patches import explore_patches
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MixerBlock",
+    "MlpBlock",
+    "MlpMixer",
+    "ModelConfig",
+    "Prediction",
+    "create_model",
+    "datasets",
+    "explore_patches",
+    "figures",
+    "filters",
+    "images",
+    "list_models",
+    "list_pretrained",
+    "load_checkpoint",
+    "load_pretrained",
+    "predict",
+    "save_checkpoint",
+    "specs",
+    "to_timm_state_dict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "figures":
+        return importlib.import_module("mixer_lite.figures")
+    if name == "explore_patches":
+        return importlib.import_module("mixer_lite.explorers.patches").explore_patches
+    raise AttributeError(f"mixer_lite has no {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
