@@ -1,0 +1,264 @@
+"""Run the course's notebooks from clean, without a network, and store their outputs.
+
+    python tools/notebooks.py                 run and store all of them
+    python tools/notebooks.py 01 03           only these
+    python tools/notebooks.py --check         store nothing; say where code and outputs disagree
+
+Stored notebooks are normalised, so that two runs differ only where the lesson does: cells counted
+from 1, no timings, no widget state, little metadata. The course's limits are checked each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import copy
+import hashlib
+import io
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import numpy as np
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+COURSE = ROOT / "notebooks"
+OFFLINE = ROOT / "tools" / "offline"
+
+MAX_BYTES, MAX_SECONDS = 600_000, 120
+MAX_LINES, MAX_MEDIAN_LINES = 30, 7
+WORDS_PER_CODE_CELL = (60, 150)
+# Mean difference of two pictures, out of 255, after shrinking them fourfold: what other releases
+# of the drawing library change stays below, another picture does not.
+MAX_PICTURE_DIFFERENCE = 2.0
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDGET_NOTE = "(Sliders appear here when the notebook runs.)"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def find(names: list[str]) -> list[Path]:
+    """Paths of the course's notebooks, or of those whose names begin so (``01``)."""
+    every = sorted(COURSE.glob("*.ipynb"))
+    if not names:
+        return every
+    found = []
+    for name in names:
+        start = Path(name).stem
+        match = [path for path in every if path.stem.startswith(start)]
+        if not match:
+            there = ", ".join(path.stem for path in every)
+            raise SystemExit(f"No notebook's name begins with {start!r}; there are: {there}.")
+        found += match
+    return found
+
+
+def read(path: Path) -> NotebookNode:
+    """A notebook file, in the newest format."""
+    return nbformat.read(path, as_version=4)
+
+
+def _stripped(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.split("\n"))
+
+
+def _code_cells(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
+    """Code cells with something in them, counted from 1 as the kernel counts them."""
+    cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    yield from enumerate(cells, 1)
+
+
+def _normalised_output(output: NotebookNode, count: int) -> NotebookNode:
+    if output.output_type == "stream":
+        return nbformat.v4.new_output("stream", name=output.name, text=_stripped(output.text))
+    if output.output_type == "error":
+        return output
+    data = dict(output.data)
+    if data.pop(WIDGET, None) and not any(kind.startswith("image/") for kind in data):
+        data = {"text/plain": WIDGET_NOTE}
+    if isinstance(data.get("text/plain"), str):
+        data["text/plain"] = _stripped(data["text/plain"])
+    alt = {kind: {"alt": m["alt"]} for kind, m in output.metadata.items() if "alt" in m}
+    number = {"execution_count": count} if output.output_type == "execute_result" else {}
+    return nbformat.v4.new_output(output.output_type, data=data, metadata=alt, **number)
+
+
+def normalise(notebook: NotebookNode) -> NotebookNode:
+    """The same notebook without what depends on the run, the machine or the editor."""
+    new = nbformat.v4.new_notebook(metadata=copy.deepcopy(METADATA))
+    seen: set[str] = set()
+    for old in notebook.cells:
+        cell = copy.deepcopy(old)
+        cell.source = _stripped(cell.source).strip("\n")
+        cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k == "tags"})
+        name = cell.get("id", "")
+        while not name or name in seen:
+            name = hashlib.sha256(f"{len(seen)} {name} {cell.source}".encode()).hexdigest()[:8]
+        seen.add(name)
+        cell.id = name
+        if cell.cell_type == "code":
+            cell.execution_count, outputs, cell.outputs = None, cell.outputs, []
+        new.cells.append(cell)
+        if cell.cell_type == "code" and cell.source:
+            cell.execution_count = sum(c.cell_type == "code" and bool(c.source) for c in new.cells)
+            cell.outputs = [_normalised_output(o, cell.execution_count) for o in outputs]
+    return new
+
+
+def execute(notebook: NotebookNode, folder: Path = COURSE) -> NotebookNode:
+    """Run a copy from clean with the network blocked, and normalise it.
+
+    An error ends the run; it is then the last output.
+    """
+    fresh = copy.deepcopy(notebook)
+    for cell in fresh.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = NotebookClient(
+        fresh,
+        kernel_name="python3",
+        timeout=600,
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    paths = [str(OFFLINE), os.environ.get("PYTHONPATH", "")]
+    switches = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    try:
+        client.execute(env={**os.environ, **switches})
+    except CellExecutionError:
+        pass  # faults() reports the error that the notebook now holds
+    return normalise(fresh)
+
+
+def faults(notebook: NotebookNode) -> list[str]:
+    """What breaks the course's rules in a notebook with outputs: one sentence each."""
+    found = []
+    sizes, words = [], 0
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            words += len(cell.source.split())
+    for number, cell in _code_cells(notebook):
+        lines = sum(bool(line.strip()) for line in cell.source.split("\n"))
+        sizes.append(lines)
+        if lines > MAX_LINES:
+            found.append(f"Code cell {number} has {lines} lines, more than {MAX_LINES}.")
+        if cell.execution_count != number:
+            found.append(f"Code cell {number} is counted {cell.execution_count}: run from clean.")
+        for output in cell.outputs:
+            text = str(output.get("text", output.get("data", {}).get("text/plain", "")))
+            if output.output_type == "error":
+                found.append(f"Code cell {number} raises {output.ename}: {output.evalue}")
+            elif output.get("name") == "stderr":
+                found.append(f"Code cell {number} writes to stderr: {text.strip()}")
+            elif re.search(r"\b0x[0-9a-fA-F]{6,}", text):
+                found.append(f"Code cell {number} prints a memory address: {text.strip()}")
+            if any(k.startswith("image/") for k in output.get("data", {})) and not any(
+                m.get("alt") for m in output.metadata.values()
+            ):
+                found.append(f"Code cell {number} shows a picture without alt text.")
+    if "widgets" in notebook.metadata:
+        found.append("The notebook stores widget state.")
+    if not sizes:
+        return [*found, "The notebook has no code."]
+    if statistics.median(sizes) > MAX_MEDIAN_LINES:
+        median = statistics.median(sizes)
+        found.append(f"Half of the code cells have {median:g} lines or more, over the limit.")
+    low, high = WORDS_PER_CODE_CELL
+    if not low <= words / len(sizes) <= high:
+        found.append(f"{words / len(sizes):.0f} words per code cell, not {low} to {high}.")
+    size = len(nbformat.writes(notebook).encode())
+    if size > MAX_BYTES:
+        found.append(f"The file has {size / 1000:.0f} KB, more than {MAX_BYTES / 1000:.0f}.")
+    return found
+
+
+def _picture(output: NotebookNode) -> Image.Image | None:
+    for kind in ("image/png", "image/jpeg"):
+        if kind in output.get("data", {}):
+            data = base64.b64decode(output.data[kind])
+            return Image.open(io.BytesIO(data)).convert("RGB")
+    return None
+
+
+def picture_difference(one: Image.Image, other: Image.Image) -> float:
+    """Mean difference of two pictures of nearly one size, out of 255, after shrinking fourfold."""
+    if max(abs(one.width - other.width), abs(one.height - other.height)) > 8:
+        return 255.0
+    size = (max(1, one.width // 4), max(1, one.height // 4))
+    small = [np.asarray(p.resize(size, Image.Resampling.BOX), float) for p in (one, other)]
+    return float(np.abs(small[0] - small[1]).mean())
+
+
+def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
+    """Where the outputs of two runs of one notebook disagree: one sentence each.
+
+    Text must be equal; pictures must look alike.
+    """
+    found = []
+    pairs = zip(_code_cells(stored), _code_cells(fresh), strict=True)
+    for (number, old), (_, new) in pairs:
+        where = f"Code cell {number}"
+        if len(old.outputs) != len(new.outputs):
+            found.append(f"{where} stores {len(old.outputs)} outputs, gives {len(new.outputs)}.")
+            continue
+        for a, b in zip(old.outputs, new.outputs, strict=True):
+            if a.output_type != b.output_type:
+                found.append(f"{where} stores a {a.output_type}, gives a {b.output_type}.")
+                continue
+            pictures = _picture(a), _picture(b)
+            if all(pictures):
+                gap = picture_difference(*pictures)
+                if gap > MAX_PICTURE_DIFFERENCE:
+                    found.append(f"{where} stores another picture (they differ by {gap:.1f}).")
+            elif any(pictures):
+                found.append(f"{where} gives a picture only one of two times.")
+            pair = [o.text if "text" in o else o.get("data", {}).get("text/plain") for o in (a, b)]
+            if pair[0] != pair[1]:
+                found.append(f"{where} stores {pair[0]!r}, gives {pair[1]!r}.")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; 0 when every notebook is in order."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("names", nargs="*", help="first letters of names, as 01; all by default")
+    parser.add_argument("--check", action="store_true", help="store nothing, only compare")
+    options = parser.parse_args(arguments)
+    bad = False
+    for path in find(options.names):
+        stored = read(path)
+        start = time.perf_counter()
+        fresh = execute(stored)
+        seconds = time.perf_counter() - start
+        found = faults(fresh)
+        if seconds > MAX_SECONDS:
+            found.append(f"It runs for {seconds:.0f} s, more than {MAX_SECONDS}.")
+        if options.check:
+            found += faults(stored) + differences(stored, fresh)
+        else:
+            with path.open("w", encoding="utf-8", newline="\n") as file:
+                nbformat.write(fresh, file)
+        size = path.stat().st_size / 1000
+        print(f"{path.stem:32} {seconds:6.1f} s {size:6.0f} KB  {'FAULTS' if found else 'fine'}")
+        for sentence in dict.fromkeys(found):
+            print(f"    {sentence}")
+        bad = bad or bool(found)
+    return int(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
