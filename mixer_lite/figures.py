@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -350,3 +350,44 @@ def show_table(
     top = max(float(a.max()) for a in arrays)
     look = dict(cmap=MAGNITUDE, vmin=min(0.0, *(float(a.min()) for a in arrays)), vmax=top)
     return _matrices(arrays, titles, xlabel, ylabel, blocks, values, height, alt, look)
+
+
+PART_COLOURS = {
+    "stem": "#009e73",
+    "token mixing": ACCENT,
+    "channel mixing": "#0072b2",
+    "norms": "#999999",
+    "head": "#cc79a7",
+}
+
+
+@style()
+def show_counts(
+    counts: Mapping[str, Mapping[str, float]], unit: str, *, title: str = "", alt: str = ""
+) -> Picture:
+    """Stacked bars of where a network's parameters or operations are, each bar's sum at its end.
+
+    Args:
+        counts: for each bar its parts by name, as ``specs.count_parameters`` and
+            ``specs.count_macs`` return them, in any unit; other names are left out.
+        unit: of the numbers.
+        title: above the bars.
+        alt: alt text; by default each bar's largest part.
+    """
+    parts = [part for part in PART_COLOURS if any(bar.get(part) for bar in counts.values())]
+    largest = [f"{n}: mostly {max(parts, key=lambda p: b.get(p, 0))}" for n, b in counts.items()]
+    alt = alt or f"Stacked bars, {unit}. {'; '.join(largest)}."
+    figure, axes = canvas(size=(8, 1.3 + 0.36 * len(counts)), alt=alt)
+    left = np.zeros(len(counts))
+    for part in parts:
+        width = np.array([bar.get(part, 0.0) for bar in counts.values()])
+        axes.barh(range(len(counts)), width, left=left, color=PART_COLOURS[part], label=part)
+        left += width
+    for row, total in enumerate(left):
+        axes.text(total + 0.01 * left.max(), row, f"{total:,.3g}", va="center")
+    axes.set(xlabel=unit, yticks=range(len(counts)), yticklabels=list(counts))
+    axes.set_xlim(0, 1.1 * left.max())
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper left", ncols=len(parts), title=title, alignment="left")
+    return figure
