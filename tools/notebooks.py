@@ -4,8 +4,9 @@
     python tools/notebooks.py 01 03           only these
     python tools/notebooks.py --check         store nothing; say where code and outputs disagree
 
-Stored notebooks are normalised, so that two runs differ only where the lesson does: cells counted
-from 1, no timings, no widget state, little metadata. The course's limits are checked each time.
+A notebook with faults is reported and left as it was. Stored notebooks are normalised, so that two
+runs differ only where the lesson does: cells counted from 1, no timings, no widget state, little
+metadata. The course's limits are checked each time.
 """
 
 from __future__ import annotations
@@ -249,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
             found.append(f"It runs for {seconds:.0f} s, more than {MAX_SECONDS}.")
         if options.check:
             found += faults(stored) + differences(stored, fresh)
-        else:
+        elif not found:
             with path.open("w", encoding="utf-8", newline="\n") as file:
                 nbformat.write(fresh, file)
         size = path.stat().st_size / 1000
