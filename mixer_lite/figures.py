@@ -119,7 +119,8 @@ def _bare(axes: Axes, title: str = "") -> None:
 
 def _draw_image(axes: Axes, image: Any, title: str = "") -> None:
     pixels = _pixels(image)
-    axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None)
+    # Grey images on their whole scale, black 0 and white 255 (or 1), not stretched to fit.
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1 if pixels.dtype.kind == "f" else 255)
     _bare(axes, title)
 
 
@@ -152,15 +153,15 @@ def show_images(
         images: PIL images, arrays ``(h, w)`` or ``(h, w, 3)``, tensors ``(3, h, w)`` or
             ``(h, w, 3)``; whole numbers 0-255 or floats 0-1.
         titles: one for each image, or none.
-        columns: how many stand side by side before a new row begins.
+        columns: how many fill a notebook's width; fewer images make a narrower figure.
         alt: alt text; by default the titles.
     """
     images = list(images)
+    height, width = _pixels(images[0]).shape[:2]
+    cell = 8 / columns  # inches
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    height, width = _pixels(images[0]).shape[:2]
-    cell = 8 / columns
-    size = (8, min(rows * (cell * height / width + 0.35 * bool(titles)), 12))
+    size = (cell * columns, min(rows * (cell * height / width + 0.35 * bool(titles)), 12))
     alt = alt or f"{len(images)} images: {'; '.join(titles)}"
     figure, axes = canvas(rows, columns, size=size, alt=alt, squeeze=False)
     for k, spot in enumerate(axes.flat):
@@ -254,18 +255,20 @@ def patch_figure(image: Any, patch_size: int, row: int, column: int) -> Picture:
     return figure
 
 
-def _draw_matrix(
-    axes: Axes, matrix: np.ndarray, blocks: tuple[int, int] | None, **look: Any
-) -> Any:
-    mesh = axes.imshow(matrix, **look)
+Blocks = tuple[int, int] | Sequence[tuple[int, int]] | None
+
+
+def _draw_matrix(axes: Axes, matrix: np.ndarray, blocks: tuple[int, int], **look: Any) -> Any:
+    rows, columns = matrix.shape
+    long = max(rows, columns) > 4 * min(rows, columns)  # square cells would make a thin strip
+    mesh = axes.imshow(matrix, aspect="auto" if long else "equal", **look)
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#999999")
-    if blocks:
-        lines: dict[str, Any] = dict(color="#555555", linewidth=0.7)
-        for y in range(blocks[0], matrix.shape[0], blocks[0]):
-            axes.axhline(y - 0.5, **lines)
-        for x in range(blocks[1], matrix.shape[1], blocks[1]):
-            axes.axvline(x - 0.5, **lines)
+    lines: dict[str, Any] = dict(color="#555555", linewidth=0.7)
+    for y in range(blocks[0], rows, blocks[0]):
+        axes.axhline(y - 0.5, **lines)
+    for x in range(blocks[1], columns, blocks[1]):
+        axes.axvline(x - 0.5, **lines)
     return mesh
 
 
@@ -275,16 +278,19 @@ def _matrices(
     titles: Sequence[str],
     xlabel: str,
     ylabel: str,
-    blocks: tuple[int, int] | None,
+    blocks: Blocks,
     values: bool,
     height: float,
     alt: str,
     look: dict[str, Any],
 ) -> Picture:
-    n = len(matrices)
-    figure, axes = canvas(1, n, size=(8, height), alt=alt, squeeze=False)
+    if blocks is None:
+        each = [matrix.shape for matrix in matrices]  # no line falls inside
+    else:
+        each = list(blocks) if isinstance(blocks[0], tuple) else [blocks] * len(matrices)
+    figure, axes = canvas(1, len(matrices), size=(8, height), alt=alt, squeeze=False)
     for k, (spot, matrix) in enumerate(zip(axes.flat, matrices, strict=True)):
-        mesh = _draw_matrix(spot, matrix, blocks, **look)
+        mesh = _draw_matrix(spot, matrix, each[k], **look)
         spot.set(title=titles[k] if titles else "", xlabel=xlabel, ylabel="" if k else ylabel)
         if values:
             spot.set(xticks=range(matrix.shape[1]), yticks=range(matrix.shape[0]))
@@ -310,7 +316,7 @@ def show_signed(
     *,
     xlabel: str = "",
     ylabel: str = "",
-    blocks: tuple[int, int] | None = None,
+    blocks: Blocks = None,
     values: bool = False,
     limit: float | None = None,
     height: float = 3.6,
@@ -322,7 +328,7 @@ def show_signed(
         matrices: ``(rows, columns)`` each.
         titles: one for each matrix, or none.
         xlabel, ylabel: of the columns and of the rows.
-        blocks: rows and columns after which a line is drawn.
+        blocks: rows and columns after which a line is drawn; one pair, or one for each matrix.
         values: write each number into its cell, instead of a colour bar.
         limit: the scale goes from ``-limit`` to ``limit``; by default the largest magnitude.
         height: of the figure, in inches.
@@ -340,7 +346,7 @@ def show_table(
     *,
     xlabel: str = "",
     ylabel: str = "",
-    blocks: tuple[int, int] | None = None,
+    blocks: Blocks = None,
     values: bool = False,
     height: float = 3.6,
     alt: str,

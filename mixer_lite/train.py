@@ -50,21 +50,21 @@ class Recipe:
         snapshots: how many times the token-mixing weights are kept along the way.
     """
 
-    epochs: int = 26
+    epochs: int = 22
     batch_size: int = 256
     warmup_epochs: float = 1.0
     decay_share: float = 0.6
     channel_lr: float = 0.02
     channel_decay: float = 0.02
-    token_lr: float = 0.02
+    token_lr: float = 0.005
     token_decay: float = 0.05
-    token_momentum: float = 0.95
-    token_power: float = 0.5
-    token_std: float = 0.01
+    token_momentum: float = 0.98
+    token_power: float = 0.4
+    token_std: float = 0.004
     other_lr: float = 2e-3
     other_decay: float = 0.02
     shift: int = 4
-    cutmix: float = 0.5
+    cutmix: float = 0.4
     label_smoothing: float = 0.1
     snapshots: int = 22
 
