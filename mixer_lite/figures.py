@@ -33,7 +33,6 @@ ACCENT = "#d95f02"  # marks the one thing to look at
 STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
-    "axes.titlelocation": "left",
     "axes.labelsize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -42,7 +41,6 @@ STYLE: Any = {
         color=["#0072b2", "#d95f02", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]
     ),
     "legend.frameon": False,
-    "image.interpolation": "nearest",
     "savefig.facecolor": "white",
 }
 
@@ -63,10 +61,11 @@ class Picture(Figure):
     @style()
     def encode(self) -> tuple[str, bytes]:
         """The picture's type, ``"image/png"`` or ``"image/jpeg"``, and its bytes."""
-        png, jpeg = io.BytesIO(), io.BytesIO()
-        self.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-        picture = Image.open(png).convert("RGB")
-        picture.save(jpeg, "JPEG", quality=90, subsampling=0, optimize=True)
+        raw, png, jpeg = io.BytesIO(), io.BytesIO(), io.BytesIO()
+        self.savefig(raw, format="png", dpi=DPI)
+        picture = Image.open(raw).convert("RGB")
+        picture.save(png, "PNG", optimize=True)
+        picture.save(jpeg, "JPEG", quality=80, optimize=True)
         if png.tell() < max(50_000, jpeg.tell()):
             return "image/png", png.getvalue()
         return "image/jpeg", jpeg.getvalue()
@@ -145,7 +144,12 @@ def _grid_of(shape: tuple[int, ...], patch_size: int) -> tuple[int, int]:
 
 @style()
 def show_images(
-    images: Sequence[Any], titles: Sequence[str] = (), *, columns: int = 4, alt: str = ""
+    images: Sequence[Any],
+    titles: Sequence[str] = (),
+    *,
+    columns: int = 4,
+    width: float = 8,
+    alt: str = "",
 ) -> Picture:
     """Images side by side, ``columns`` in a row.
 
@@ -153,15 +157,16 @@ def show_images(
         images: PIL images, arrays ``(h, w)`` or ``(h, w, 3)``, tensors ``(3, h, w)`` or
             ``(h, w, 3)``; whole numbers 0-255 or floats 0-1.
         titles: one for each image, or none.
-        columns: how many fill a notebook's width; fewer images make a narrower figure.
+        columns: how many stand side by side before a new row begins.
+        width: of ``columns`` images, in inches; fewer images make a narrower figure.
         alt: alt text; by default the titles.
     """
     images = list(images)
-    height, width = _pixels(images[0]).shape[:2]
-    cell = 8 / columns  # inches
+    shape = _pixels(images[0]).shape
+    cell = width / columns
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    size = (cell * columns, min(rows * (cell * height / width + 0.35 * bool(titles)), 12))
+    size = (cell * columns, min(rows * (cell * shape[0] / shape[1] + 0.35 * bool(titles)), 12))
     alt = alt or f"{len(images)} images: {'; '.join(titles)}"
     figure, axes = canvas(rows, columns, size=size, alt=alt, squeeze=False)
     for k, spot in enumerate(axes.flat):
@@ -195,7 +200,7 @@ def show_patches(image: Any, patch_size: int) -> Picture:
     figure, axes = canvas(
         1,
         2,
-        size=(8, 4 * height / width + 0.3),
+        size=(7, 3.5 * height / width + 0.3),
         alt=f"Left: a photograph of {height} by {width} pixels with a grid of {patch_size} by "
         f"{patch_size} pixel cells. Right: its {gh} times {gw} patches pulled apart.",
     )
@@ -389,8 +394,9 @@ def show_counts(
         width = np.array([bar.get(part, 0.0) for bar in counts.values()])
         axes.barh(range(len(counts)), width, left=left, color=PART_COLOURS[part], label=part)
         left += width
-    for row, total in enumerate(left):
-        axes.text(total + 0.01 * left.max(), row, f"{total:,.3g}", va="center")
+    if not np.allclose(left, left[0]):  # the sums of shares say nothing
+        for row, total in enumerate(left):
+            axes.text(total + 0.01 * left.max(), row, f"{total:,.3g}", va="center")
     axes.set(xlabel=unit, yticks=range(len(counts)), yticklabels=list(counts))
     axes.set_xlim(0, 1.1 * left.max())
     axes.tick_params(axis="y", length=0)
