@@ -1,7 +1,7 @@
 """The course's figures: thin matplotlib drawings of plain data, in one style, with alt text.
 
 Every function returns a :class:`Picture`. As the last line of a notebook cell it shows itself:
-as a PNG (or a JPEG where that is smaller: photographs), with its alt text in the output's
+as a PNG (as a JPEG where it holds a photograph), with its alt text in the output's
 metadata, where HTML exports find it, and as its plain-text form. Signed numbers are drawn on a
 diverging map symmetric about zero, magnitudes on viridis.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -25,6 +25,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mixer_lite.predict import Prediction
 
 DPI = 110
 SIGNED, MAGNITUDE = "RdBu_r", "viridis"  # the two colour maps; both safe for colour-blind readers
@@ -61,14 +64,18 @@ class Picture(Figure):
     @style()
     def encode(self) -> tuple[str, bytes]:
         """The picture's type, ``"image/png"`` or ``"image/jpeg"``, and its bytes."""
-        raw, png, jpeg = io.BytesIO(), io.BytesIO(), io.BytesIO()
+        raw, small = io.BytesIO(), io.BytesIO()
         self.savefig(raw, format="png", dpi=DPI)
         picture = Image.open(raw).convert("RGB")
-        picture.save(png, "PNG", optimize=True)
-        picture.save(jpeg, "JPEG", quality=80, optimize=True)
-        if png.tell() < max(50_000, jpeg.tell()):
-            return "image/png", png.getvalue()
-        return "image/jpeg", jpeg.getvalue()
+        if picture.getcolors(4096):  # None when there are more: it holds a photograph
+            # 256 of a drawing's colours stand for all of them within a few levels of 255.
+            few = picture.quantize(
+                256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
+            )
+            few.save(small, "PNG", optimize=True)
+            return "image/png", small.getvalue()
+        picture.save(small, "JPEG", quality=75, optimize=True)
+        return "image/jpeg", small.getvalue()
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
         kind, data = self.encode()
@@ -402,4 +409,117 @@ def show_counts(
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     figure.legend(loc="outside upper left", ncols=len(parts), title=title, alignment="left")
+    return figure
+
+
+@style()
+def show_predictions(
+    images: Sequence[Any],
+    predictions: Sequence[Sequence[Prediction]],
+    truths: Sequence[str | None] = (),
+    *,
+    columns: int = 2,
+    alt: str = "",
+) -> Picture:
+    """Images, each with the probabilities of its most probable classes beside it.
+
+    Args:
+        images: as for :func:`show_images`.
+        predictions: what ``mixer_lite.predict`` returns for them, one list for each image.
+        truths: what each image shows, in the model's words, or ``None`` where it has none; that
+            class's bar is blue, the others grey.
+        columns: images side by side.
+        alt: alt text; by default each image's first answer.
+    """
+    truths = list(truths) or [None] * len(images)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    first = [f"{p[0].label} {p[0].probability:.0%}" for p in predictions]
+    alt = alt or f"{len(first)} images with the model's answers: {'; '.join(first)}."
+    size = (8, rows * (0.35 + 0.24 * len(predictions[0])))
+    figure, axes = canvas(
+        rows, 2 * columns, size=size, alt=alt, squeeze=False, width_ratios=[2, 3] * columns
+    )
+    spots = rearrange(axes, "rows (columns pair) -> (rows columns) pair", pair=2)
+    for k, (left, right) in enumerate(spots):
+        if k >= len(images):
+            left.set_axis_off()
+            right.set_axis_off()
+            continue
+        _draw_image(left, images[k])
+        labels = [p.label for p in predictions[k]]
+        chances = [p.probability for p in predictions[k]]
+        colours = ["#0072b2" if label == truths[k] else "#9a9a9a" for label in labels]
+        right.barh(range(len(labels)), chances, color=colours, height=0.7)
+        for row, (label, chance) in enumerate(zip(labels, chances, strict=True)):
+            right.text(chance + 0.02, row, f"{label} {chance:.0%}", va="center", fontsize=9)
+        right.set_xlim(0, 1.6)  # room for the words beside a bar of 100 %
+        right.invert_yaxis()
+        right.set_axis_off()
+    return figure
+
+
+@style()
+def show_confusion(matrix: Any, names: Sequence[str], *, alt: str = "") -> Picture:
+    """A confusion matrix: rows what the images show, columns what the model said.
+
+    The diagonal, where both agree, is left uncoloured, so that the mistakes can be seen.
+
+    Args:
+        matrix: ``(classes, classes)`` counts.
+        names: of the classes.
+        alt: alt text; by default the most frequent mistake.
+    """
+    counts = _numbers([matrix])[0]
+    mistakes = np.where(np.eye(len(counts), dtype=bool), 0.0, counts)
+    shown, said = divmod(int(mistakes.argmax()), len(counts))
+    alt = alt or (
+        f"Confusion matrix of {len(names)} classes, {int(counts.trace())} of {int(counts.sum())} "
+        f"right. Most frequent mistake: {names[shown]} called {names[said]}, "
+        f"{int(mistakes.max())} times."
+    )
+    figure, axes = canvas(size=(6.4, 5.2), alt=alt)
+    axes.imshow(mistakes, cmap="Oranges", vmin=0, vmax=1.3 * max(mistakes.max(), 1))
+    for (row, column), count in np.ndenumerate(counts):
+        look: dict[str, Any] = dict(weight="bold") if row == column else {}
+        if count:
+            axes.text(column, row, f"{count:g}", ha="center", va="center", **look)
+    axes.set(xlabel="what the model says", ylabel="what the image shows")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    return figure
+
+
+@style()
+def show_reliability(confidences: Any, correct: Any, *, bins: int = 8, alt: str = "") -> Picture:
+    """How often a model is right when it says that it is so and so sure.
+
+    The images are sorted by confidence and cut into ``bins`` groups of one size. A bar is the
+    95 % Wilson interval of the share of right answers: what the group's size can tell.
+
+    Args:
+        confidences: ``(n,)`` probability of the answer given.
+        correct: ``(n,)`` whether it was right.
+        bins: groups.
+        alt: alt text; by default the means.
+    """
+    said, right = _numbers([confidences, correct])
+    order = np.argsort(said, kind="stable")
+    groups = np.array_split(order, bins)
+    n = np.array([len(g) for g in groups])
+    x = np.array([said[g].mean() for g in groups])
+    share = np.array([right[g].mean() for g in groups])
+    z = 1.96
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    alt = alt or (
+        f"Share of right answers against confidence in {bins} groups of images: "
+        f"on average {said.mean():.0%} sure and {right.mean():.0%} right."
+    )
+    figure, axes = canvas(size=(5.2, 4.2), alt=alt)
+    axes.plot([0, 1], [0, 1], color="#999999", label="says what it is worth")
+    bars = np.clip([share - centre + half, centre + half - share], 0, None)
+    axes.errorbar(x, share, yerr=bars, fmt="o", capsize=3, label=f"groups of {n[0]} images")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="confidence", ylabel="share right")
+    axes.legend(loc="upper left")
     return figure
