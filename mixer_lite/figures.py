@@ -1,9 +1,9 @@
 """The course's figures: thin matplotlib drawings of plain data, in one style, with alt text.
 
 Every function returns a :class:`Picture`. As the last line of a notebook cell it shows itself:
-as a PNG (as a JPEG where it holds a photograph), with its alt text in the output's
-metadata, where HTML exports find it, and as its plain-text form. Signed numbers are drawn on a
-diverging map symmetric about zero, magnitudes on viridis.
+as a PNG (a JPEG where it holds photographs), with its alt text in the output's metadata, where
+HTML exports find it, and as its plain-text form. Signed numbers are drawn on a diverging map
+symmetric about zero, magnitudes on viridis.
 
 This module imports matplotlib; ``mixer_lite`` imports this module only when it is used.
 """
@@ -64,18 +64,17 @@ class Picture(Figure):
     @style()
     def encode(self) -> tuple[str, bytes]:
         """The picture's type, ``"image/png"`` or ``"image/jpeg"``, and its bytes."""
-        raw, small = io.BytesIO(), io.BytesIO()
+        raw, png, jpeg = io.BytesIO(), io.BytesIO(), io.BytesIO()
         self.savefig(raw, format="png", dpi=DPI)
         picture = Image.open(raw).convert("RGB")
-        if picture.getcolors(4096):  # None when there are more: it holds a photograph
+        picture.save(jpeg, "JPEG", quality=75, optimize=True)
+        if picture.getcolors(4096):  # None when there are more, as in photographs
             # 256 of a drawing's colours stand for all of them within a few levels of 255.
-            few = picture.quantize(
-                256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
-            )
-            few.save(small, "PNG", optimize=True)
-            return "image/png", small.getvalue()
-        picture.save(small, "JPEG", quality=75, optimize=True)
-        return "image/jpeg", small.getvalue()
+            few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, 3, dither=Image.Dither.NONE)
+            few.save(png, "PNG", optimize=True)
+            if png.tell() < max(40_000, jpeg.tell()):
+                return "image/png", png.getvalue()
+        return "image/jpeg", jpeg.getvalue()
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
         kind, data = self.encode()
