@@ -15,7 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixer_lite.checkpoints import save_checkpoint
 from mixer_lite.filters import smoothness, token_filters, variety
 from mixer_lite.model import MlpMixer
 from mixer_lite.specs import create_model
@@ -361,6 +362,13 @@ def train(
             optimizer.load_state_dict(saved)
         log, snapshots, first = state["log"], state["snapshots"], state["epochs_done"]
 
+    assert model.config is not None  # named models have one
+    model.config = replace(
+        model.config,
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+        source=f"trained on CIFAR-10 with Mixer Lite's recipe, {recipe.epochs} epochs, seed {seed}",
+    )
     workers = _Workers(model)
     augment = _augment(recipe, model.num_classes)
     keep_at = set(snapshot_steps(total, recipe.snapshots))
@@ -417,8 +425,7 @@ def train(
 def _export(model: MlpMixer, snapshots: dict[int, dict[str, Tensor]], out: Path) -> None:
     from safetensors.torch import save_file
 
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(state, out / "weights.safetensors")
+    save_checkpoint(model, out / "weights.safetensors")
     steps = sorted(snapshots)
     stacks = {k: torch.stack([snapshots[s][k] for s in steps]) for k in ("fc1", "fc2")}
     save_file({**stacks, "step": torch.tensor(steps)}, out / "snapshots.safetensors")
