@@ -152,10 +152,12 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> M
         raise ValueError(f"{path} does not fit the Mixer that its sizes name: {first}") from error
     if config is None and "config" in metadata:
         known = {f.name for f in fields(ModelConfig)}
-        saved = {k: v for k, v in json.loads(metadata["config"]).items() if k in known}
-        config = ModelConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-        )
+        saved: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v
+            for k, v in json.loads(metadata["config"]).items()
+            if k in known
+        }
+        config = ModelConfig(**saved)
     model.config = config or ModelConfig(
         name=Path(path).stem, image_size=arguments["image_size"], source=f"file {Path(path).name}"
     )
@@ -172,7 +174,7 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     state = {k: v.detach().cpu().to(dtype).contiguous() for k, v in model.state_dict().items()}
-    metadata = {"gelu": model.gelu}
+    metadata: dict[str, str] = {"gelu": model.gelu}
     if model.config:
         metadata["config"] = json.dumps(asdict(model.config))
     save_file(state, path, metadata=metadata)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 from mixer_lite.resources import notebooks_path
 
@@ -77,7 +78,7 @@ def _predict(images: list[Path], name: str, top_k: int) -> int:
     status = 0
     for path in images:
         try:
-            predictions = ml.predict(model, [path], top_k=top_k)[0]
+            predictions = cast("list[ml.Prediction]", ml.predict(model, path, top_k=top_k))
         except (ValueError, OSError) as error:  # one bad file does not stop the others
             print(f"{path}: {error}", file=sys.stderr)
             status = 1

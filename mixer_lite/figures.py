@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DPI = 110
 SIGNED, MAGNITUDE = "RdBu_r", "viridis"  # the two colour maps; both safe for colour-blind readers
 ACCENT = "#d95f02"  # marks the one thing to look at
+MARK = "#00b4ff"  # the same on a photograph
 
 STYLE: Any = {
     "font.size": 10,
@@ -81,6 +82,13 @@ class Picture(Figure):
         text = base64.b64encode(data).decode()
         return {kind: text, "text/plain": f"[{self.alt}]"}, {kind: {"alt": self.alt}}
 
+    def _ipython_display_(self) -> None:
+        # Once pyplot is imported, by whomever, IPython would add a PNG of its own to the bundle.
+        from IPython.display import display
+
+        bundle, metadata = self._repr_mimebundle_()
+        display(bundle, raw=True, metadata=metadata)
+
 
 @style()
 def canvas(
@@ -97,7 +105,7 @@ def canvas(
     Returns:
         The figure, and what ``Figure.subplots`` returns: one axes or an array of them.
     """
-    figure = Picture(figsize=size, dpi=DPI, layout="constrained")
+    figure = Picture(figsize=size, dpi=DPI, layout="compressed")
     FigureCanvasAgg(figure)
     figure.alt = alt
     return figure, figure.subplots(rows, columns, **kwargs)
@@ -172,7 +180,7 @@ def show_images(
     cell = width / columns
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    size = (cell * columns, min(rows * (cell * shape[0] / shape[1] + 0.35 * bool(titles)), 12))
+    size = (cell * columns, min(rows * (cell * shape[0] / shape[1] + 0.27 * bool(titles)), 12))
     alt = alt or f"{len(images)} images: {'; '.join(titles)}"
     figure, axes = canvas(rows, columns, size=size, alt=alt, squeeze=False)
     for k, spot in enumerate(axes.flat):
@@ -254,10 +262,10 @@ def patch_figure(image: Any, patch_size: int, row: int, column: int) -> Picture:
     )
     _draw_image(axes[0], pixels, f"P = {patch_size}: {gh} × {gw} grid")
     _draw_grid(axes[0], pixels.shape, patch_size)
-    frame: dict[str, Any] = dict(fill=False, edgecolor=ACCENT, linewidth=2.5, clip_on=False)
+    frame: dict[str, Any] = dict(fill=False, edgecolor=MARK, linewidth=2.5, clip_on=False, zorder=3)
     axes[0].add_patch(Rectangle((x - 0.5, y - 0.5), patch_size, patch_size, **frame))
     _draw_image(axes[1], patch, f"row {row}, column {column}")
-    axes[1].spines[:].set(visible=True, color=ACCENT, linewidth=2.5)
+    axes[1].spines[:].set(visible=True, color=MARK, linewidth=2.5)
     axes[2].imshow(table, aspect="auto", cmap="gray", interpolation="antialiased")
     axes[2].add_patch(Rectangle((-0.5, token - 0.5), table.shape[1], 1, **frame))
     axes[2].set_title(f"token {token} in the {gh * gw} × {table.shape[1]} table")
@@ -275,7 +283,8 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, blocks: tuple[int, int], **look
     mesh = axes.imshow(matrix, aspect="auto" if long else "equal", **look)
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#999999")
-    lines: dict[str, Any] = dict(color="#555555", linewidth=0.7)
+    ink = "#555555" if look["cmap"] == SIGNED else "white"
+    lines: dict[str, Any] = dict(color=ink, linewidth=0.8)
     for y in range(blocks[0], rows, blocks[0]):
         axes.axhline(y - 0.5, **lines)
     for x in range(blocks[1], columns, blocks[1]):

@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mixer_lite.model import MlpMixer
+from mixer_lite.model import MlpMixer, mixer_blocks
 
 
 def token_filters(model: MlpMixer, block: int, layer: Literal["fc1", "fc2"] = "fc1") -> Tensor:
@@ -28,7 +28,7 @@ def token_filters(model: MlpMixer, block: int, layer: Literal["fc1", "fc2"] = "f
     if layer not in ("fc1", "fc2"):
         raise ValueError(f'layer must be "fc1" or "fc2", not {layer!r}.')
     gh, gw = model.grid_size
-    mlp = model.blocks[block].mlp_tokens
+    mlp = mixer_blocks(model)[block].mlp_tokens
     if layer == "fc1":
         return rearrange(mlp.fc1.weight.detach(), "u (gh gw) -> u gh gw", gh=gh, gw=gw)
     return rearrange(mlp.fc2.weight.detach(), "(gh gw) u -> u gh gw", gh=gh, gw=gw)

@@ -9,9 +9,8 @@ Letters used in the shape comments, as in section 2 of the paper:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
@@ -34,6 +33,7 @@ class MlpBlock(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(..., dim) -> (..., dim)``."""
         x = self.fc1(x)  # (..., dim) -> (..., hidden_dim)
         x = self.act(x)
         return self.fc2(x)  # (..., hidden_dim) -> (..., dim)
@@ -62,6 +62,7 @@ class MixerBlock(nn.Module):
         self.mlp_channels = MlpBlock(dim=hidden_dim, hidden_dim=channels_mlp_dim, gelu=gelu)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(b, S, C) -> (b, S, C)``."""
         # Token mixing: one MLP, shared by all channels, along the columns of the table.
         y = rearrange(self.norm1(x), "b s c -> b c s")
         x = x + rearrange(self.mlp_tokens(y), "b c s -> b s c")
@@ -91,7 +92,7 @@ class MlpMixer(nn.Module):
         ValueError: a size is not a positive whole number, or P does not divide the image.
     """
 
-    # What predict() needs and a plain network lacks; load_pretrained() and load_checkpoint() set it.
+    # What predict() needs besides the network; load_pretrained() and load_checkpoint() set it.
     config: ModelConfig | None = None
 
     def __init__(
@@ -184,6 +185,12 @@ class MlpMixer(nn.Module):
         return self.norm(x)  # (b, S, C)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(b, num_classes)`` of images ``(b, in_channels, h, w)``."""
         x = self.forward_features(images)
         x = reduce(x, "b s c -> b c", "mean")
         return self.head(x)  # (b, C) -> (b, num_classes)
+
+
+def mixer_blocks(model: MlpMixer) -> list[MixerBlock]:
+    """The model's blocks, first to last, with their type known."""
+    return [cast(MixerBlock, block) for block in model.blocks]

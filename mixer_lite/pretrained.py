@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from mixer_lite.checkpoints import from_timm_state_dict, load_checkpoint, read_arguments
 from mixer_lite.model import MlpMixer
@@ -79,7 +80,7 @@ def _load_from_timm(name: str) -> MlpMixer:
     import timm
 
     try:
-        theirs = timm.create_model(name, pretrained=True)
+        theirs: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # timm, the hub client and their HTTP layers raise many kinds
         raise ConnectionError(
             f"The weights {name} are not in the cache and could not be downloaded "

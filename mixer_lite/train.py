@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mixer_lite.checkpoints import save_checkpoint
 from mixer_lite.filters import smoothness, token_filters, variety
-from mixer_lite.model import MlpMixer
+from mixer_lite.model import MlpMixer, mixer_blocks
 from mixer_lite.specs import create_model
 
 # Per-channel mean and standard deviation of CIFAR-10's training images, on a 0-1 scale.
@@ -42,7 +42,7 @@ class Recipe:
         warmup_epochs: linear rise of the learning rates from zero.
         decay_share: last part of the training in which they fall linearly to zero.
         channel_lr, channel_decay: Muon on the channel-mixing matrices.
-        token_lr, token_decay, token_momentum, token_power, token_std: the token-mixing
+        token_lr, token_decay, token_momentum, token_rank, token_std: the token-mixing
             matrices' own optimizer (see :class:`Muon`) and initial standard deviation.
         other_lr, other_decay: AdamW on the rest (stem, head, biases, LayerNorms).
         shift: largest shift of the random crops, pixels.
@@ -51,38 +51,38 @@ class Recipe:
         snapshots: how many times the token-mixing weights are kept along the way.
     """
 
-    epochs: int = 22
+    epochs: int = 17
     batch_size: int = 256
     warmup_epochs: float = 1.0
     decay_share: float = 0.6
     channel_lr: float = 0.02
     channel_decay: float = 0.02
-    token_lr: float = 0.005
+    token_lr: float = 0.004
     token_decay: float = 0.05
     token_momentum: float = 0.98
-    token_power: float = 0.4
+    token_rank: int = 8
     token_std: float = 0.004
     other_lr: float = 2e-3
     other_decay: float = 0.02
     shift: int = 4
-    cutmix: float = 0.4
+    cutmix: float = 0.25
     label_smoothing: float = 0.1
     snapshots: int = 22
 
 
-def flatten_spectrum(matrices: Tensor, power: float = 0.0, steps: int = 5) -> Tensor:
-    """Raise singular values to a power: ``U S V^T -> U S^power V^T``, shape ``(n, rows, cols)``.
+def flatten_spectrum(matrices: Tensor, rank: int | None = None, steps: int = 5) -> Tensor:
+    """Make the directions of each matrix equally long: ``U S V^T -> U V^T``, ``(n, rows, cols)``.
 
-    With ``power=0`` all directions become about equally long: five steps of the quintic
-    Newton-Schulz iteration of Muon (Jordan et al. 2024), in float32 because many CPUs are a
-    hundred times slower in bfloat16. Otherwise by singular value decomposition, scaled to the
-    Frobenius norm that an orthogonal matrix of this shape has.
+    With ``rank=None`` all of them, approximately: five steps of the quintic Newton-Schulz
+    iteration of Muon (Jordan et al. 2024), in float32 because many CPUs are a hundred times
+    slower in bfloat16. With a rank the strongest so many alone, by singular value
+    decomposition, scaled to the Frobenius norm that all of them would have.
     """
-    if power:
+    if rank is not None:
         u, s, vt = torch.linalg.svd(matrices, full_matrices=False)
-        s = (s / s[:, :1].clamp_min(1e-20)).pow(power)
-        s = s * (s.shape[1] ** 0.5 / s.norm(dim=1, keepdim=True).clamp_min(1e-20))
-        return (u * s[:, None]) @ vt
+        scale = (s.shape[1] / rank) ** 0.5
+        keep = (s[:, :rank] > 0).to(s.dtype) * scale  # a gradient of zero gives no update
+        return (u[:, :, :rank] * keep[:, None]) @ vt[:, :rank]
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
@@ -93,11 +93,11 @@ def flatten_spectrum(matrices: Tensor, power: float = 0.0, steps: int = 5) -> Te
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose update has a flattened spectrum (Jordan et al. 2024).
+    """Nesterov momentum whose update has equally long directions (Jordan et al. 2024).
 
-    ``power=0`` is Muon (the tests compare it with ``torch.optim.Muon``): every direction of a
-    matrix learns at one rate, noise included. ``power=1`` is momentum of a fixed length: the
-    few strongest directions do nearly all the learning. Values between trade one for the other.
+    ``rank=None`` is Muon (the tests compare it with ``torch.optim.Muon``): every direction of a
+    matrix learns at one rate, noise included. With a rank only the strongest directions of the
+    moment learn: those that many steps agree on, yet several of them, and not the first alone.
 
     All parameters of a group must be matrices of one shape; they are updated as one stack.
     """
@@ -108,9 +108,9 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
-        power: float = 0.0,
+        rank: int | None = None,
     ):
-        defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, power=power)
+        defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, rank=rank)
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -127,7 +127,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(p)
                 buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 updates.append(p.grad.lerp(buffer, group["momentum"]))
-            update = flatten_spectrum(torch.stack(updates), group["power"])  # (n, rows, cols)
+            update = flatten_spectrum(torch.stack(updates), group["rank"])  # (n, rows, cols)
             rows, cols = params[0].shape
             length = group["lr"] * max(1.0, rows / cols) ** 0.5
             for p, u in zip(params, update, strict=True):
@@ -135,9 +135,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon on channel mixing, its softer form on token mixing, AdamW on everything else."""
+    """Muon on channel mixing, its low-rank form on token mixing, AdamW on everything else."""
     groups: dict[tuple[str, str], list[nn.Parameter]] = {}
-    for block in model.blocks:
+    for block in mixer_blocks(model):
         for mixing in ("mlp_tokens", "mlp_channels"):
             for layer in ("fc1", "fc2"):
                 weight = getattr(getattr(block, mixing), layer).weight
@@ -153,7 +153,7 @@ def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimiz
             lr=recipe.token_lr,
             weight_decay=recipe.token_decay,
             momentum=recipe.token_momentum,
-            power=recipe.token_power,
+            rank=recipe.token_rank,
         ),
         torch.optim.AdamW(
             rest, lr=recipe.other_lr, weight_decay=recipe.other_decay, betas=(0.9, 0.98)
@@ -163,12 +163,12 @@ def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimiz
 
 def init_weights(model: MlpMixer, recipe: Recipe) -> None:
     """Small token-mixing matrices, so that no initial noise outlives the training; zero head."""
-    for block in model.blocks:
+    for block in mixer_blocks(model):
         for layer in (block.mlp_tokens.fc1, block.mlp_tokens.fc2):
             nn.init.normal_(layer.weight, std=recipe.token_std)
             nn.init.zeros_(layer.bias)
-    nn.init.zeros_(model.head.weight)  # as in the official code
-    nn.init.zeros_(model.head.bias)
+    for parameter in model.head.parameters():
+        nn.init.zeros_(parameter)  # as in the official code
 
 
 def learning_rate_share(progress: float, recipe: Recipe) -> float:
@@ -205,7 +205,7 @@ def filter_figures(model: MlpMixer) -> tuple[list[float], list[float]]:
 def token_weights(model: MlpMixer) -> dict[str, Tensor]:
     """All token-mixing matrices in half precision: ``fc1 (L, D_S, S)``, ``fc2 (L, S, D_S)``."""
     layers = ("fc1", "fc2")
-    stacks = {k: [getattr(b.mlp_tokens, k).weight for b in model.blocks] for k in layers}
+    stacks = {k: [getattr(b.mlp_tokens, k).weight for b in mixer_blocks(model)] for k in layers}
     return {k: torch.stack(v).detach().half().cpu() for k, v in stacks.items()}
 
 

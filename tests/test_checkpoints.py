@@ -90,7 +90,7 @@ def test_pickle_with_code_is_never_executed(tmp_path, monkeypatch):
     torch.save({"state_dict": _Bomb()}, tmp_path / "evil.pth")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Bomb()))
     for name in ("evil.pth", "plain.pt"):
-        with pytest.raises(ValueError, match="not opened|damaged"):
+        with pytest.raises(ValueError, match=r"not opened|damaged"):
             ml.load_checkpoint(tmp_path / name)
     assert not (tmp_path / "EXECUTED").exists()
 
@@ -108,7 +108,7 @@ def test_bad_files_get_one_clear_sentence(tmp_path):
     torch.save(state, tmp_path / "lacking.pt")
     for name, words in {
         "cut.safetensors": "not a whole safetensors file",
-        "text.pth": "damaged|not opened",
+        "text.pth": r"damaged|not opened",
         "a.h5": "give a .safetensors",
         "tensor.pt": "no state dict",
         "linear.pt": "not an MLP-Mixer's weights",
