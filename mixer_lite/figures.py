@@ -146,6 +146,15 @@ def _draw_grid(axes: Axes, shape: tuple[int, ...], patch_size: int) -> None:
         axes.axhline(y - 0.5, **edges)
 
 
+def _draw_wide(axes: Axes, matrix: np.ndarray, **look: Any) -> Any:
+    # A page has fewer columns than the matrix: draw means of neighbours, not chance samples.
+    rows, columns = matrix.shape
+    starts = np.arange(0, columns, -(-columns // 512))
+    means = np.add.reduceat(matrix.astype(float), starts, axis=1) / np.diff([*starts, columns])
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    return axes.imshow(means, aspect="auto", interpolation="nearest", extent=extent, **look)
+
+
 def _grid_of(shape: tuple[int, ...], patch_size: int) -> tuple[int, int]:
     height, width = shape[:2]
     if patch_size < 1 or height % patch_size or width % patch_size:
@@ -260,13 +269,14 @@ def patch_figure(image: Any, patch_size: int, row: int, column: int) -> Picture:
         alt=f"A photograph with the patch in row {row}, column {column} marked; that patch "
         f"enlarged; the table of all {gh * gw} tokens with row {token} marked.",
     )
+    figure.set_layout_engine("constrained")
     _draw_image(axes[0], pixels, f"P = {patch_size}: {gh} × {gw} grid")
     _draw_grid(axes[0], pixels.shape, patch_size)
     frame: dict[str, Any] = dict(fill=False, edgecolor=MARK, linewidth=2.5, clip_on=False, zorder=3)
     axes[0].add_patch(Rectangle((x - 0.5, y - 0.5), patch_size, patch_size, **frame))
     _draw_image(axes[1], patch, f"row {row}, column {column}")
     axes[1].spines[:].set(visible=True, color=MARK, linewidth=2.5)
-    axes[2].imshow(table, aspect="auto", cmap="gray", interpolation="antialiased")
+    _draw_wide(axes[2], table, cmap="gray")
     axes[2].add_patch(Rectangle((-0.5, token - 0.5), table.shape[1], 1, **frame))
     axes[2].set_title(f"token {token} in the {gh * gw} × {table.shape[1]} table")
     axes[2].set_xlabel(f"{table.shape[1]} values: all red, all green, all blue")
@@ -279,8 +289,10 @@ Blocks = tuple[int, int] | Sequence[tuple[int, int]] | None
 
 def _draw_matrix(axes: Axes, matrix: np.ndarray, blocks: tuple[int, int], **look: Any) -> Any:
     rows, columns = matrix.shape
-    long = max(rows, columns) > 4 * min(rows, columns)  # square cells would make a thin strip
-    mesh = axes.imshow(matrix, aspect="auto" if long else "equal", **look)
+    if columns > 4 * rows:  # square cells would make a thin strip
+        mesh = _draw_wide(axes, matrix, **look)
+    else:
+        mesh = axes.imshow(matrix, interpolation="nearest", **look)
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#999999")
     ink = "#555555" if look["cmap"] == SIGNED else "white"
