@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -276,10 +277,11 @@ def patch_figure(image: Any, patch_size: int, row: int, column: int) -> Picture:
     axes[0].add_patch(Rectangle((x - 0.5, y - 0.5), patch_size, patch_size, **frame))
     _draw_image(axes[1], patch, f"row {row}, column {column}")
     axes[1].spines[:].set(visible=True, color=MARK, linewidth=2.5)
-    _draw_wide(axes[2], table, cmap="gray")
+    _draw_wide(axes[2], table, cmap="gray", vmin=0, vmax=1 if table.dtype.kind == "f" else 255)
+    axes[2].yaxis.set_major_locator(MaxNLocator(integer=True))
     axes[2].add_patch(Rectangle((-0.5, token - 0.5), table.shape[1], 1, **frame))
     axes[2].set_title(f"token {token} in the {gh * gw} × {table.shape[1]} table")
-    axes[2].set_xlabel(f"{table.shape[1]} values: all red, all green, all blue")
+    axes[2].set_xlabel(f"{table.shape[1]} values: red, green, blue")
     axes[2].set_ylabel("tokens, in reading order")
     return figure
 
@@ -301,6 +303,15 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, blocks: tuple[int, int], **look
         axes.axhline(y - 0.5, **lines)
     for x in range(blocks[1], columns, blocks[1]):
         axes.axvline(x - 0.5, **lines)
+    if blocks != matrix.shape:
+        # Count blocks, not cells.
+        axes.set_yticks(
+            np.arange(0, rows, blocks[0]) + (blocks[0] - 1) / 2, range(rows // blocks[0])
+        )
+        axes.set_xticks(
+            np.arange(0, columns, blocks[1]) + (blocks[1] - 1) / 2, range(columns // blocks[1])
+        )
+        axes.tick_params(length=0)
     return mesh
 
 
@@ -360,7 +371,8 @@ def show_signed(
         matrices: ``(rows, columns)`` each.
         titles: one for each matrix, or none.
         xlabel, ylabel: of the columns and of the rows.
-        blocks: rows and columns after which a line is drawn; one pair, or one for each matrix.
+        blocks: rows and columns of a block; lines part the blocks, and they, not the cells, are
+            counted beside the matrix. One pair, or one for each matrix.
         values: write each number into its cell, instead of a colour bar.
         limit: the scale goes from ``-limit`` to ``limit``; by default the largest magnitude.
         height: of the figure, in inches.

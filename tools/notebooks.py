@@ -130,9 +130,10 @@ def execute(notebook: NotebookNode, folder: Path = COURSE) -> NotebookNode:
     client = NotebookClient(
         fresh,
         kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],
         timeout=600,
         record_timing=False,
-        store_widget_state=False,
+        store_widget_state=True,  # interact() fails in nbclient without; normalise() drops it
         coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
