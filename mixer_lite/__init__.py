@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mixer_lite import filters, images, specs
+from mixer_lite import datasets, filters, images, specs
 from mixer_lite.checkpoints import load_checkpoint, save_checkpoint, to_timm_state_dict
 from mixer_lite.model import MixerBlock, MlpBlock, MlpMixer
 from mixer_lite.predict import Prediction, predict
@@ -17,7 +17,7 @@ from mixer_lite.pretrained import list_pretrained, load_pretrained
 from mixer_lite.specs import ModelConfig, create_model, list_models
 
 if TYPE_CHECKING:
-    from mixer_lite import datasets, figures
+    from mixer_lite import figures
     from mixer_lite.explorers.patches import explore_patches
 
 __version__ = "0.1.0"
@@ -46,8 +46,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("figures", "datasets"):
-        return importlib.import_module(f"mixer_lite.{name}")
+    if name == "figures":
+        return importlib.import_module("mixer_lite.figures")
     if name == "explore_patches":
         return importlib.import_module("mixer_lite.explorers.patches").explore_patches
     raise AttributeError(f"mixer_lite has no {name!r}")
