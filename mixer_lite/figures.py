@@ -70,7 +70,7 @@ class Picture(Figure):
         self.savefig(raw, format="png", dpi=DPI)
         picture = Image.open(raw).convert("RGB")
         picture.save(jpeg, "JPEG", quality=75, optimize=True)
-        if picture.getcolors(4096):  # None when there are more, as in photographs
+        if picture.getcolors(16_384):  # None when there are more, as in photographs
             # 256 of a drawing's colours stand for all of them within a few levels of 255.
             few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, 3, dither=Image.Dither.NONE)
             few.save(png, "PNG", optimize=True)
@@ -303,15 +303,6 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, blocks: tuple[int, int], **look
         axes.axhline(y - 0.5, **lines)
     for x in range(blocks[1], columns, blocks[1]):
         axes.axvline(x - 0.5, **lines)
-    if blocks != matrix.shape:
-        # Count blocks, not cells.
-        axes.set_yticks(
-            np.arange(0, rows, blocks[0]) + (blocks[0] - 1) / 2, range(rows // blocks[0])
-        )
-        axes.set_xticks(
-            np.arange(0, columns, blocks[1]) + (blocks[1] - 1) / 2, range(columns // blocks[1])
-        )
-        axes.tick_params(length=0)
     return mesh
 
 
@@ -335,12 +326,22 @@ def _matrices(
     for k, (spot, matrix) in enumerate(zip(axes.flat, matrices, strict=True)):
         mesh = _draw_matrix(spot, matrix, each[k], **look)
         spot.set(title=titles[k] if titles else "", xlabel=xlabel, ylabel="" if k else ylabel)
+        if blocks and not values:
+            for axis, cells, size in zip(
+                (spot.yaxis, spot.xaxis), matrix.shape, each[k], strict=True
+            ):
+                centres = np.arange(0, cells, size) + (size - 1) / 2
+                axis.set_ticks(centres, labels=range(len(centres)))
+            spot.tick_params(length=0)
         if values:
             spot.set(xticks=range(matrix.shape[1]), yticks=range(matrix.shape[0]))
+            number = "{:.0f}" if (matrix == matrix.round()).all() else "{:.2f}"
             for (y, x), value in np.ndenumerate(matrix):
                 red, green, blue, _ = mesh.cmap(mesh.norm(value))
                 ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
-                spot.text(x, y, f"{value:.2g}", ha="center", va="center", color=ink, fontsize=8)
+                spot.text(
+                    x, y, number.format(value), ha="center", va="center", color=ink, fontsize=8
+                )
     if not values:
         figure.colorbar(mesh, ax=axes, shrink=0.85, aspect=30, pad=0.02)
     return figure
