@@ -1,4 +1,5 @@
 # make lab   opens the course          make test       runs every check
+#            (ARGS=--no-browser and other options go to JupyterLab)
 # make setup makes .venv alone         make notebooks  runs the notebooks and stores their outputs
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -24,7 +25,7 @@ setup: .venv/ready
 	@touch $@
 
 lab: setup
-	$(BIN)/mixer-lite lab
+	$(BIN)/mixer-lite lab $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest
