@@ -306,6 +306,11 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, blocks: tuple[int, int], **look
     return mesh
 
 
+def _written(value: float, whole: bool) -> str:
+    # An exact zero looks different from a small number.
+    return f"{value:.0f}" if whole or value == 0 else f"{value:z.2f}"
+
+
 @style()
 def _matrices(
     matrices: Sequence[Any],
@@ -335,12 +340,12 @@ def _matrices(
             spot.tick_params(length=0)
         if values:
             spot.set(xticks=range(matrix.shape[1]), yticks=range(matrix.shape[0]))
-            number = "{:.0f}" if (matrix == matrix.round()).all() else "{:.2f}"
+            whole = (matrix == matrix.round()).all()
             for (y, x), value in np.ndenumerate(matrix):
                 red, green, blue, _ = mesh.cmap(mesh.norm(value))
                 ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
                 spot.text(
-                    x, y, number.format(value), ha="center", va="center", color=ink, fontsize=8
+                    x, y, _written(value, whole), ha="center", va="center", color=ink, fontsize=8
                 )
     if not values:
         figure.colorbar(mesh, ax=axes, shrink=0.85, aspect=30, pad=0.02)
