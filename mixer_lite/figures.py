@@ -191,7 +191,7 @@ def show_images(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     size = (cell * columns, min(rows * (cell * shape[0] / shape[1] + 0.27 * bool(titles)), 12))
-    alt = alt or f"{len(images)} images: {'; '.join(titles)}"
+    alt = alt or f"{len(images)} images: {' '.join('; '.join(titles).split())}"
     figure, axes = canvas(rows, columns, size=size, alt=alt, squeeze=False)
     for k, spot in enumerate(axes.flat):
         if k < len(images):
@@ -517,7 +517,8 @@ def show_confusion(matrix: Any, names: Sequence[str], *, alt: str = "") -> Pictu
         f"{int(mistakes.max())} times."
     )
     figure, axes = canvas(size=(6.4, 5.2), alt=alt)
-    axes.imshow(mistakes, cmap="Oranges", vmin=0, vmax=1.3 * max(mistakes.max(), 1))
+    shades = np.ma.masked_equal(mistakes, 0)  # no colour where there is no mistake
+    axes.imshow(shades, cmap="Oranges", vmin=0, vmax=1.3 * max(mistakes.max(), 1))
     for (row, column), count in np.ndenumerate(counts):
         look: dict[str, Any] = dict(weight="bold") if row == column else {}
         if count:
