@@ -1,6 +1,8 @@
-"""Weights as pictures' data: folding token-mixing units to the patch grid, and measuring them.
+"""Weights as pictures' data: folding units to the patch grid, ordering, pairing, measuring them.
 
-Pure functions of tensors. Sections 3.5 and Figure 5 of the paper show such filters.
+Pure functions of tensors. Section 3.5, appendix D and Figures 5 to 7 of the paper show such
+filters. How the paper ordered and paired them is described there, not published: the order and
+the pairs here follow the description.
 """
 
 from __future__ import annotations
@@ -11,7 +13,18 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mixer_lite.model import MlpMixer, mixer_blocks
+from mixer_lite.model import MixerBlock, MlpMixer, mixer_blocks
+
+
+def block_at(model: MlpMixer, block: int) -> MixerBlock:
+    """The model's block of this number, from 0; negative numbers count from the end.
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    if not -model.num_blocks <= block < model.num_blocks:
+        raise ValueError(f"block must be from 0 to {model.num_blocks - 1}, not {block}.")
+    return mixer_blocks(model)[block]
 
 
 def token_filters(model: MlpMixer, block: int, layer: Literal["fc1", "fc2"] = "fc1") -> Tensor:
@@ -23,15 +36,137 @@ def token_filters(model: MlpMixer, block: int, layer: Literal["fc1", "fc2"] = "f
     Raises:
         ValueError: there is no such block or layer.
     """
-    if not -model.num_blocks <= block < model.num_blocks:
-        raise ValueError(f"block must be from 0 to {model.num_blocks - 1}, not {block}.")
+    mlp = block_at(model, block).mlp_tokens
     if layer not in ("fc1", "fc2"):
         raise ValueError(f'layer must be "fc1" or "fc2", not {layer!r}.')
     gh, gw = model.grid_size
-    mlp = mixer_blocks(model)[block].mlp_tokens
     if layer == "fc1":
         return rearrange(mlp.fc1.weight.detach(), "u (gh gw) -> u gh gw", gh=gh, gw=gw)
     return rearrange(mlp.fc2.weight.detach(), "(gh gw) u -> u gh gw", gh=gh, gw=gw)
+
+
+def embedding_filters(model: MlpMixer) -> Tensor:
+    """What each channel of the stem looks for in a patch: ``(C, in_channels, P, P)``.
+
+    Row c of the patch embedding, folded to the patch (the paper's Figure 7).
+    """
+    p = model.patch_size
+    weight = model.stem.weight.detach()
+    return rearrange(weight, "c (rgb p1 p2) -> c rgb p1 p2", p1=p, p2=p)
+
+
+def principal_components(filters: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """The patterns that filters of any shape are mixed from, strongest first.
+
+    Principal components of the n filters around their mean: ``(n, ...) -> (k, ...), (k,)``.
+
+    Args:
+        filters: for example :func:`embedding_filters`.
+        count: components wanted; by default, and at most, ``min(n, numbers in a filter)``.
+
+    Returns:
+        Components of length 1, orthogonal, each with the sign that makes its largest weight
+        positive; and the share of the filters' variance along each. Filters that are all alike
+        have no variance: their shares are 0.
+    """
+    flat = filters.double().flatten(1)  # (n, m)
+    _, strength, rows = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False)
+    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
+    rows = torch.where(largest < 0, -rows, rows)  # (min(n, m), m)
+    share = strength.square() / strength.square().sum().clamp_min(1e-300)
+    return rows.reshape(-1, *filters.shape[1:])[:count], share[:count]
+
+
+def spectrum(filters: Tensor, pad: int = 1) -> Tensor:
+    """How much of each filter's energy lies at each frequency: ``(n, gh, gw) -> same shape``.
+
+    Squared magnitude of the two-dimensional Fourier transform, scaled so that its sum is the sum
+    of the filter's squared weights. Frequency 0, the filter's mean, is at ``(gh // 2, gw // 2)``;
+    one step from it is one period over the whole grid. The transform of real weights is symmetric
+    about that point.
+
+    Args:
+        filters: units folded to the grid.
+        pad: surround the filters with zeros to ``pad`` times their size, which samples the
+            spectrum ``pad`` times as finely: ``(n, pad * gh, pad * gw)``.
+    """
+    size = [pad * side for side in filters.shape[1:]]
+    power = torch.fft.fft2(filters.double(), s=size, norm="ortho").abs().square()
+    return torch.fft.fftshift(power, dim=(1, 2))
+
+
+def _frequencies(power: Tensor) -> Tensor:
+    # Distance of each cell of a spectrum (n, gh, gw) from frequency 0, in periods per patch.
+    fy, fx = (torch.fft.fftshift(torch.fft.fftfreq(n)).to(power) for n in power.shape[1:])
+    return torch.hypot(fy[:, None], fx[None, :])  # (gh, gw)
+
+
+def dominant_frequency(filters: Tensor) -> Tensor:
+    """Frequency at which each filter's spectrum is highest, in periods per patch: ``(n,)``.
+
+    0: a constant, 0.5: a sign that alternates along rows or columns, 0.71: a checkerboard. The
+    direction does not matter. Read off the spectrum sampled four times as finely as the grid's
+    own, because patterns need not fit a whole number of times. Where several frequencies are
+    equally strong it is their mean (0.38 for a single patch on a large grid, all frequencies
+    alike); a filter of zeros has 0.
+    """
+    power = spectrum(filters, pad=4)  # (n, 4 gh, 4 gw)
+    radius = _frequencies(power)
+    top = power.amax(dim=(1, 2), keepdim=True)
+    highest = (power >= (1 - 1e-6) * top).double()
+    frequency = (highest * radius).sum(dim=(1, 2)) / highest.sum(dim=(1, 2))
+    return torch.where(top.flatten() > 0, frequency, torch.zeros_like(frequency))
+
+
+def _low_first(filters: Tensor, groups: Tensor) -> Tensor:
+    # Order of groups (g, k) of filters: (g,). Where dominant frequencies agree, the energy's mean
+    # frequency decides, so that the smoother is first. Rounded, because last bits differ between
+    # machines.
+    power = spectrum(filters)
+    energy = power.sum(dim=(1, 2)).clamp_min(1e-300)
+    mean = (power * _frequencies(power)).sum(dim=(1, 2)) / energy
+    order = torch.arange(len(groups), device=groups.device)
+    for key in (mean, dominant_frequency(filters)):  # the last key counts most
+        value = key[groups].mean(dim=1).mul(1e9).round()  # (g, k) -> (g,)
+        order = order[value[order].argsort(stable=True)]
+    return order
+
+
+def order_by_frequency(filters: Tensor) -> Tensor:
+    """Indices that put filters of low dominant frequency first: ``(n, gh, gw) -> (n,)``.
+
+    Among filters of the same dominant frequency the one whose energy lies lower on average is
+    first; equal filters keep their order.
+    """
+    each = torch.arange(filters.shape[0], device=filters.device)
+    return _low_first(filters, each[:, None])
+
+
+def _similarity(filters: Tensor) -> Tensor:
+    # Cosine similarity of every filter with every other: (n, gh, gw) -> (n, n); zeros have 0.
+    flat = rearrange(filters.double(), "n gh gw -> n (gh gw)")
+    flat = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    return flat @ flat.T
+
+
+def pair_opposite_phases(filters: Tensor) -> Tensor:
+    """Units in pairs that are closest to each other's inverse: ``(n, gh, gw) -> (n // 2, 2)``.
+
+    The two filters whose cosine similarity is lowest make a pair, then the lowest two of the
+    rest, and so on, so that every unit is used once. In a pair the smaller index is first; pairs
+    stand in the order of their mean frequency, low first, as in :func:`order_by_frequency`. Of an
+    odd number of units one is left over: the one that is not in the result.
+    """
+    n = filters.shape[0]
+    i, j = torch.triu_indices(n, n, offset=1, device=filters.device)  # (n (n - 1) / 2,) each
+    order = _similarity(filters)[i, j].mul(1e9).round().argsort(stable=True)
+    free, found = [True] * n, []
+    for a, b in zip(i[order].tolist(), j[order].tolist(), strict=True):
+        if free[a] and free[b]:
+            free[a] = free[b] = False
+            found.append((a, b))
+    pairs = torch.tensor(found, dtype=torch.long, device=filters.device).reshape(-1, 2)
+    return pairs[_low_first(filters, pairs)]
 
 
 def smoothness(filters: Tensor) -> Tensor:
@@ -66,3 +201,37 @@ def variety(filters: Tensor) -> float:
         return 0.0
     share = power / power.sum()
     return float(torch.special.entr(share).sum().exp() / filters.shape[0])
+
+
+def locality(filters: Tensor) -> Tensor:
+    """How closely each filter's energy (squared weights) gathers in one place: ``(n,)``.
+
+    One minus the energy's mean squared distance from its centre, over the same for energy spread
+    evenly over the grid. 1: a single patch; 0: even; below 0: gathered at opposite edges. A
+    random filter scores ``2 / (S + 2)`` on average: 0.03 on 8 x 8 patches, 0.01 on 14 x 14.
+    Filters of zeros, and all filters on a grid of one patch, score 0.
+    """
+    energy = filters.double().square()
+    energy = energy / energy.sum(dim=(1, 2), keepdim=True).clamp_min(1e-300)
+    spread, even = torch.zeros_like(energy[:, 0, 0]), 0.0
+    for along, share in ((1, energy.sum(dim=2)), (2, energy.sum(dim=1))):  # (n, gh), (n, gw)
+        n = filters.shape[along]
+        place = torch.arange(n).to(share)
+        centre = (share * place).sum(dim=1, keepdim=True)
+        spread = spread + (share * (place - centre).square()).sum(dim=1)
+        even += (n**2 - 1) / 12  # variance of 0 ... n - 1
+    nothing = (energy.sum(dim=(1, 2)) == 0) | (even == 0)
+    return torch.where(nothing, torch.zeros_like(spread), 1 - spread / (even or 1.0))
+
+
+def pairedness(filters: Tensor) -> Tensor:
+    """How nearly another unit of the set is each filter's inverse: ``(n, gh, gw) -> (n,)``.
+
+    Minus the lowest cosine similarity with any other filter. 1: some filter is this one with its
+    sign turned (strength does not count); 0: all others are at right angles or alike. A random
+    matrix scores above 0, because the lowest of many is picked: on average 0.29 for 64 units on
+    8 x 8 patches, 0.21 for 384 units on 14 x 14. A single unit scores 0.
+    """
+    similarity = _similarity(filters)
+    similarity.fill_diagonal_(torch.inf)
+    return -similarity.amin(dim=1) if len(similarity) > 1 else similarity.new_zeros(len(similarity))
