@@ -20,6 +20,7 @@ import os
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,10 +140,12 @@ def execute(notebook: NotebookNode, folder: Path = COURSE) -> NotebookNode:
     )
     paths = [str(OFFLINE), os.environ.get("PYTHONPATH", "")]
     switches = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    try:
-        client.execute(env={**os.environ, **switches})
-    except CellExecutionError:
-        pass  # faults() reports the error that the notebook now holds
+    with tempfile.TemporaryDirectory() as empty:
+        switches["HF_HOME"] = empty  # weights in the user's cache would give other outputs
+        try:
+            client.execute(env={**os.environ, **switches})
+        except CellExecutionError:
+            pass  # faults() reports the error that the notebook now holds
     return normalise(fresh)
 
 
