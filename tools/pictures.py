@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import torch
 from einops import rearrange
 from PIL import Image
 
@@ -28,22 +29,20 @@ def predictions() -> ml.figures.Picture:
 
 
 def filters() -> ml.figures.Picture:
-    """The strongest 32 first-layer units of three blocks, each on its own scale."""
+    """The strongest 24 first-layer units of three blocks, each on its own scale."""
     model = ml.load_pretrained("mixer_nano_cifar10")
-    sheets, titles = [], []
-    for block in (0, 3, 7):
+    alt = "Token-mixing units of blocks 1, 4 and 8 on the 8 x 8 grid: edges, blobs, gradients."
+    figure, axes = ml.figures.canvas(1, 3, size=(9, 4.6), alt=alt)
+    for spot, block in zip(axes, (0, 3, 7), strict=True):
         f = ml.filters.token_filters(model, block)  # (D_S, 8, 8)
-        f = f[f.square().sum(dim=(1, 2)).argsort(descending=True)[:32]]
+        f = f[f.square().sum(dim=(1, 2)).argsort(descending=True)[:24]]
         f = f / f.abs().amax(dim=(1, 2), keepdim=True)
-        sheets.append(rearrange(f, "(r c) h w -> (r h) (c w)", c=4))
-        titles.append(f"block {block + 1}")
-    return ml.figures.show_signed(
-        sheets,
-        titles,
-        blocks=(8, 8),
-        height=5.2,
-        alt="Token-mixing units of the first, fourth and last block, folded to the 8 x 8 grid.",
-    )
+        f = torch.nn.functional.pad(f, (0, 1, 0, 1), value=float("nan"))  # white gaps
+        sheet = rearrange(f, "(r c) h w -> (r h) (c w)", c=4)
+        spot.imshow(sheet, cmap=ml.figures.SIGNED, vmin=-1, vmax=1)
+        spot.set_title(f"block {block + 1}")
+        spot.set_axis_off()
+    return figure
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Every notebook of the course runs from clean without a network and gives what it stores."""
 
 import base64
+import copy
 import importlib.util
 import io
+import re
 from pathlib import Path
 
 import nbformat
@@ -18,14 +20,28 @@ _spec.loader.exec_module(tool)
 COURSE = tool.find([])
 
 
+def answers(notebook):
+    """The code of the folded answers."""
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    folded = re.findall(r"<details>.*?</details>", "\n".join(texts), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", "\n".join(folded), re.DOTALL)
+
+
 @pytest.mark.parametrize("path", COURSE, ids=[path.stem for path in COURSE])
-def test_code_and_outputs_belong_together(path):
+def test_code_and_outputs_belong_together_and_answers_work(path):
     stored = tool.read(path)
     assert tool.faults(stored) == []
     assert nbformat.writes(tool.normalise(stored)) == nbformat.writes(stored), "not normalised"
-    fresh = tool.execute(stored)
+    length = len(stored.cells)
+    longer = copy.deepcopy(stored)
+    longer.cells += [new_code_cell(code) for code in answers(stored)]
+    assert len(longer.cells) >= length + 2, "a lesson has two exercises with answers, or more"
+    fresh = tool.execute(longer)
+    tried = fresh.cells[length:]
+    del fresh.cells[length:]
     assert tool.faults(fresh) == []
     assert tool.differences(stored, fresh) == []
+    assert [(c.source, o) for c in tried for o in c.outputs if o.output_type == "error"] == []
 
 
 @pytest.mark.parametrize("path", COURSE, ids=[path.stem for path in COURSE])
@@ -145,6 +161,8 @@ def test_pictures_are_compared_by_what_one_sees():
     assert tool.differences(stored, picture_cell(drawing(shift=1))) == []
     assert tool.differences(stored, picture_cell(drawing(), "jpeg")) == []
     (sentence,) = tool.differences(stored, picture_cell(drawing(heights=(90, 20, 40))))
+    assert "another picture" in sentence
+    (sentence,) = tool.differences(stored, picture_cell(drawing(heights=(20, 80, 40))))
     assert "another picture" in sentence
     (sentence,) = tool.differences(stored, picture_cell(Image.new("RGB", (400, 60))))
     assert "another picture" in sentence
