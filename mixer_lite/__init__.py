@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mixer_lite import datasets, filters, images, specs
+from mixer_lite import datasets, explain, filters, images, specs
 from mixer_lite.checkpoints import load_checkpoint, save_checkpoint, to_timm_state_dict
 from mixer_lite.model import MixerBlock, MlpBlock, MlpMixer
 from mixer_lite.predict import Prediction, predict
@@ -30,6 +30,7 @@ __all__ = [
     "Prediction",
     "create_model",
     "datasets",
+    "explain",
     "explore_patches",
     "figures",
     "filters",
