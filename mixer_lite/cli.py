@@ -38,6 +38,12 @@ def main(argv: list[str] | None = None) -> int:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
+    train.add_argument(
+        "--bfloat16",
+        action=argparse.BooleanOptionalAction,
+        help="half the bits, for processors that are quick with them (default: on GPUs)",
+    )
+
     commands.add_parser("models", help="list models and trained weights")
 
     # Everything after the folder goes to JupyterLab as it stands.
@@ -108,6 +114,7 @@ def _train(args: argparse.Namespace) -> int:
         holdout=args.holdout,
         seed=args.seed,
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        bfloat16=args.bfloat16,
         report=lambda row: print(", ".join(f"{k} {v}" for k, v in row.items()), flush=True),
     )
     print(f"Weights, filter snapshots and the log are in {out}.")

@@ -10,6 +10,7 @@ from mixer_lite.specs import CIFAR10_CLASSES, create_model
 from mixer_lite.train import (
     Muon,
     Recipe,
+    _augment,
     _Workers,
     flatten_spectrum,
     init_weights,
@@ -101,6 +102,38 @@ def test_gradient_in_parts_is_the_gradient():
         assert torch.allclose(p.grad, g, atol=1e-6)
 
 
+def test_gradient_in_bfloat16_is_the_same_within_its_precision():
+    model = create_model("mixer_pico_cifar10", num_blocks=2)
+    init_weights(model, Recipe())
+    torch.nn.init.normal_(model.head.weight)
+    x, y = torch.randn(16, 3, 32, 32), torch.rand(16, 10).softmax(1)
+    _Workers(model).gradient(x, y, 0.1)
+    exact = torch.cat([p.grad.flatten() for p in model.parameters()])
+    _Workers(model, bfloat16=True).gradient(x, y, 0.1)
+    half = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert half.dtype == torch.float32 and not torch.equal(half, exact)
+    assert (half - exact).norm() / exact.norm() < 0.05
+
+
+def test_augmentation_keeps_what_the_recipe_leaves_out():
+    images = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(24) % 10
+    none = dict(shift=0, auto_augment=0.0, cutmix=0.0)
+    x, y = _augment(replace(Recipe(), **none), 10)(images, labels)
+    assert y.argmax(1).tolist() == labels.tolist() and (y.amax(1) == 1).all()
+    flipped = [torch.equal(a, b.flip(-1)) for a, b in zip(x, images, strict=True)]
+    same = [torch.equal(a, b) for a, b in zip(x, images, strict=True)]
+    assert any(flipped) and any(same)
+    assert all(a or b for a, b in zip(flipped, same, strict=True))
+
+    x, _ = _augment(replace(Recipe(), **none | dict(auto_augment=1.0)), 10)(images, labels)
+    kept = [torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(x, images, strict=True)]
+    assert not all(kept) and x.dtype == torch.uint8
+
+    _, y = _augment(replace(Recipe(), **none | dict(cutmix=1.0)), 10)(images, labels)
+    assert torch.allclose(y.sum(1), torch.ones(24)) and (y.amax(1) < 1).any()
+
+
 def test_learning_rate_rises_stays_and_falls_to_zero():
     recipe = replace(Recipe(), epochs=10, warmup_epochs=1.0, decay_share=0.5)
     shares = [learning_rate_share(p, recipe) for p in (0.05, 0.1, 0.3, 0.5, 0.75, 1.0)]
@@ -150,6 +183,8 @@ def test_another_runs_folder_is_refused(tmp_path, data):
     train("mixer_pico_cifar10", tmp_path, recipe=SMALL, stop_after=1, **data)
     with pytest.raises(ValueError, match="belongs to a run with other settings"):
         train("mixer_pico_cifar10", tmp_path, recipe=replace(SMALL, token_lr=0.5), **data)
+    with pytest.raises(ValueError, match="belongs to a run with other settings"):
+        train("mixer_pico_cifar10", tmp_path, recipe=SMALL, bfloat16=True, **data)
     with pytest.raises(ValueError, match="fewer than one batch"):
         train("mixer_pico_cifar10", tmp_path, recipe=SMALL, holdout=150, **data)
 
