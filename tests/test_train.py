@@ -112,7 +112,7 @@ def test_gradient_in_bfloat16_is_the_same_within_its_precision():
     _Workers(model, bfloat16=True).gradient(x, y, 0.1)
     half = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert half.dtype == torch.float32 and not torch.equal(half, exact)
-    assert (half - exact).norm() / exact.norm() < 0.05
+    assert (half - exact).norm() / exact.norm() < 0.15
 
 
 def test_augmentation_keeps_what_the_recipe_leaves_out():
