@@ -113,9 +113,8 @@ def _markdown(card: dict, log: list[dict[str, str]]) -> str:
         "## Training",
         "",
         f"On CIFAR-10's 50,000 training images (Krizhevsky 2009), from random weights, seed "
-        f"{card['seed']}, with `mixer-lite train {card['name']}{' --bfloat16' * card['bfloat16']}`: "
-        f"{card['training_hours']} hours "
-        f"on {card['machine']}, PyTorch {card['torch']}. The "
+        f"{card['seed']}, with `mixer-lite train {card['name']}{' --bfloat16' * card['bfloat16']}`:"
+        f" {card['training_hours']} hours on {card['machine']}, PyTorch {card['torch']}. The "
         "test images took no part in any choice. `mixer_lite/train.py` explains each setting:",
         "",
         "```",
@@ -152,7 +151,8 @@ def _markdown(card: dict, log: list[dict[str, str]]) -> str:
         "",
         "- It knows ten classes and names one of them whatever it is shown. It sees 32 x 32 "
         "pixels: photographs are shrunk to that first.",
-        "- Its probabilities were never calibrated. Label smoothing, CutMix and AutoAugment make it cautious.",
+        "- Its probabilities were never calibrated. Label smoothing, CutMix and AutoAugment make "
+        "it cautious.",
         "- What its filters look like was one of the aims of the recipe: the optimizer, the "
         "initial scale and the decay of the token-mixing matrices decide whether structure can be "
         "seen at all, at nearly equal accuracy.",
