@@ -5,165 +5,35 @@ as a PNG (a JPEG where it holds photographs), with its alt text in the output's 
 HTML exports find it, and as its plain-text form. Signed numbers are drawn on a diverging map
 symmetric about zero, magnitudes on viridis.
 
-This module imports matplotlib; ``mixer_lite`` imports this module only when it is used.
+The lessons' figures are here. Those of what a model learned are in
+:mod:`mixer_lite.figures_learned` and the style in :mod:`mixer_lite.drawing`; both are offered here
+under the same names. This module imports matplotlib; ``mixer_lite`` imports this module only when
+it is used.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from cycler import cycler
 from einops import rearrange
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
-from torch import Tensor
+
+from mixer_lite.drawing import ACCENT as ACCENT
+from mixer_lite.drawing import DPI as DPI
+from mixer_lite.drawing import MAGNITUDE as MAGNITUDE
+from mixer_lite.drawing import MARK as MARK
+from mixer_lite.drawing import SIGNED as SIGNED
+from mixer_lite.drawing import Picture as Picture
+from mixer_lite.drawing import canvas as canvas
+from mixer_lite.drawing import draw_grid, draw_image, draw_wide, grid_of, numbers, pixels_of
+from mixer_lite.drawing import style as style
 
 if TYPE_CHECKING:
     from mixer_lite.predict import Prediction
-
-DPI = 110
-SIGNED, MAGNITUDE = "RdBu_r", "viridis"  # the two colour maps; both safe for colour-blind readers
-ACCENT = "#d95f02"  # marks the one thing to look at
-MARK = "#00b4ff"  # the same on a photograph
-
-STYLE: Any = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": cycler(
-        color=["#0072b2", "#d95f02", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]
-    ),
-    "legend.frameon": False,
-    "savefig.facecolor": "white",
-}
-
-
-def style() -> Any:
-    """The course's matplotlib style: ``with style():`` around drawing, or ``@style()``."""
-    return matplotlib.rc_context(STYLE)
-
-
-class Picture(Figure):
-    """A matplotlib figure that carries its alt text and shows itself in a notebook.
-
-    It is not registered with pyplot, so a slider that draws hundreds of them leaks none.
-    """
-
-    alt: str = ""
-
-    @style()
-    def encode(self) -> tuple[str, bytes]:
-        """The picture's type, ``"image/png"`` or ``"image/jpeg"``, and its bytes."""
-        raw, png, jpeg = io.BytesIO(), io.BytesIO(), io.BytesIO()
-        self.savefig(raw, format="png", dpi=DPI)
-        picture = Image.open(raw).convert("RGB")
-        picture.save(jpeg, "JPEG", quality=75, optimize=True)
-        if picture.getcolors(16_384):  # None when there are more, as in photographs
-            # 256 of a drawing's colours stand for all of them within a few levels of 255.
-            few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, 3, dither=Image.Dither.NONE)
-            few.save(png, "PNG", optimize=True)
-            if png.tell() < max(40_000, jpeg.tell()):
-                return "image/png", png.getvalue()
-        return "image/jpeg", jpeg.getvalue()
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
-        kind, data = self.encode()
-        text = base64.b64encode(data).decode()
-        return {kind: text, "text/plain": f"[{self.alt}]"}, {kind: {"alt": self.alt}}
-
-    def _ipython_display_(self) -> None:
-        # Once pyplot is imported, by whomever, IPython would add a PNG of its own to the bundle.
-        from IPython.display import display
-
-        bundle, metadata = self._repr_mimebundle_()
-        display(bundle, raw=True, metadata=metadata)
-
-
-@style()
-def canvas(
-    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (8, 3), alt: str, **kwargs: Any
-) -> tuple[Picture, Any]:
-    """An empty figure in the course's style.
-
-    Args:
-        rows, columns: of axes.
-        size: width and height in inches; 8 inches fill a notebook's width.
-        alt: what the finished picture shows, in one sentence, for those who cannot see it.
-        kwargs: of matplotlib's ``Figure.subplots``, for example ``sharey=True``.
-
-    Returns:
-        The figure, and what ``Figure.subplots`` returns: one axes or an array of them.
-    """
-    figure = Picture(figsize=size, dpi=DPI, layout="compressed")
-    FigureCanvasAgg(figure)
-    figure.alt = alt
-    return figure, figure.subplots(rows, columns, **kwargs)
-
-
-def _pixels(image: Image.Image | np.ndarray | Tensor) -> np.ndarray:
-    # Any image -> (h, w, 3) or (h, w) for imshow: whole numbers 0-255 or floats 0-1.
-    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    if array.ndim == 3 and array.shape[2] not in (3, 4) and array.shape[0] in (1, 3):
-        array = rearrange(array, "c h w -> h w c")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = rearrange(array, "h w 1 -> h w")
-    if array.ndim not in (2, 3):
-        raise ValueError(f"An image has 2 or 3 axes, this one has {array.ndim}: {array.shape}.")
-    return array.clip(0, 1) if array.dtype.kind == "f" else array
-
-
-def _bare(axes: Axes, title: str = "") -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    if title:
-        axes.set_title(title)
-
-
-def _draw_image(axes: Axes, image: Any, title: str = "") -> None:
-    pixels = _pixels(image)
-    # Grey images on their whole scale, black 0 and white 255 (or 1), not stretched to fit.
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1 if pixels.dtype.kind == "f" else 255)
-    _bare(axes, title)
-
-
-def _draw_grid(axes: Axes, shape: tuple[int, ...], patch_size: int) -> None:
-    height, width = shape[:2]
-    edges: dict[str, Any] = dict(color="white", linewidth=0.8, alpha=0.9)
-    for x in range(patch_size, width, patch_size):
-        axes.axvline(x - 0.5, **edges)
-    for y in range(patch_size, height, patch_size):
-        axes.axhline(y - 0.5, **edges)
-
-
-def _draw_wide(axes: Axes, matrix: np.ndarray, **look: Any) -> Any:
-    # A page has fewer columns than the matrix: draw means of neighbours, not chance samples.
-    rows, columns = matrix.shape
-    starts = np.arange(0, columns, -(-columns // 512))
-    means = np.add.reduceat(matrix.astype(float), starts, axis=1) / np.diff([*starts, columns])
-    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    return axes.imshow(means, aspect="auto", interpolation="nearest", extent=extent, **look)
-
-
-def _grid_of(shape: tuple[int, ...], patch_size: int) -> tuple[int, int]:
-    height, width = shape[:2]
-    if patch_size < 1 or height % patch_size or width % patch_size:
-        raise ValueError(
-            f"patch_size {patch_size} does not divide the image size {height} x {width}: "
-            f"choose a patch size that divides both sides."
-        )
-    return height // patch_size, width // patch_size
 
 
 @style()
@@ -186,7 +56,7 @@ def show_images(
         alt: alt text; by default the titles.
     """
     images = list(images)
-    shape = _pixels(images[0]).shape
+    shape = pixels_of(images[0]).shape
     cell = width / columns
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -195,7 +65,7 @@ def show_images(
     figure, axes = canvas(rows, columns, size=size, alt=alt, squeeze=False)
     for k, spot in enumerate(axes.flat):
         if k < len(images):
-            _draw_image(spot, images[k], titles[k] if titles else "")
+            draw_image(spot, images[k], titles[k] if titles else "")
         else:
             spot.set_axis_off()
     return figure
@@ -208,8 +78,8 @@ def show_patches(image: Any, patch_size: int) -> Picture:
     Raises:
         ValueError: ``patch_size`` does not divide the image's sides.
     """
-    pixels = _pixels(image)
-    gh, gw = _grid_of(pixels.shape, patch_size)
+    pixels = pixels_of(image)
+    gh, gw = grid_of(pixels.shape, patch_size)
     gap = max(1, patch_size // 6)
     tile = patch_size + gap
     white = 255 if pixels.dtype.kind != "f" else 1
@@ -228,9 +98,9 @@ def show_patches(image: Any, patch_size: int) -> Picture:
         alt=f"Left: a photograph of {height} by {width} pixels with a grid of {patch_size} by "
         f"{patch_size} pixel cells. Right: its {gh} times {gw} patches pulled apart.",
     )
-    _draw_image(axes[0], pixels, f"{height} × {width} pixels")
-    _draw_grid(axes[0], pixels.shape, patch_size)
-    _draw_image(axes[1], apart, f"{gh} × {gw} = {gh * gw} patches of {patch_size} × {patch_size}")
+    draw_image(axes[0], pixels, f"{height} × {width} pixels")
+    draw_grid(axes[0], pixels.shape, patch_size)
+    draw_image(axes[1], apart, f"{gh} × {gw} = {gh * gw} patches of {patch_size} × {patch_size}")
     return figure
 
 
@@ -248,8 +118,8 @@ def patch_figure(image: Any, patch_size: int, row: int, column: int) -> Picture:
     Raises:
         ValueError: ``patch_size`` does not divide the image, or there is no such patch.
     """
-    pixels = _pixels(image)
-    gh, gw = _grid_of(pixels.shape, patch_size)
+    pixels = pixels_of(image)
+    gh, gw = grid_of(pixels.shape, patch_size)
     if not (0 <= row < gh and 0 <= column < gw):
         raise ValueError(
             f"There is no patch at row {row}, column {column}: rows go from 0 to {gh - 1}, "
@@ -271,13 +141,13 @@ def patch_figure(image: Any, patch_size: int, row: int, column: int) -> Picture:
         f"enlarged; the table of all {gh * gw} tokens with row {token} marked.",
     )
     figure.set_layout_engine("constrained")
-    _draw_image(axes[0], pixels, f"P = {patch_size}: {gh} × {gw} grid")
-    _draw_grid(axes[0], pixels.shape, patch_size)
+    draw_image(axes[0], pixels, f"P = {patch_size}: {gh} × {gw} grid")
+    draw_grid(axes[0], pixels.shape, patch_size)
     frame: dict[str, Any] = dict(fill=False, edgecolor=MARK, linewidth=2.5, clip_on=False, zorder=3)
     axes[0].add_patch(Rectangle((x - 0.5, y - 0.5), patch_size, patch_size, **frame))
-    _draw_image(axes[1], patch, f"row {row}, column {column}")
+    draw_image(axes[1], patch, f"row {row}, column {column}")
     axes[1].spines[:].set(visible=True, color=MARK, linewidth=2.5)
-    _draw_wide(axes[2], table, cmap="gray", vmin=0, vmax=1 if table.dtype.kind == "f" else 255)
+    draw_wide(axes[2], table, cmap="gray", vmin=0, vmax=1 if table.dtype.kind == "f" else 255)
     axes[2].yaxis.set_major_locator(MaxNLocator(integer=True))
     axes[2].add_patch(Rectangle((-0.5, token - 0.5), table.shape[1], 1, **frame))
     axes[2].set_title(f"token {token} in the {gh * gw} × {table.shape[1]} table")
@@ -292,7 +162,7 @@ Blocks = tuple[int, int] | Sequence[tuple[int, int]] | None
 def _draw_matrix(axes: Axes, matrix: np.ndarray, blocks: tuple[int, int], **look: Any) -> Any:
     rows, columns = matrix.shape
     if columns > 4 * rows:  # square cells would make a thin strip
-        mesh = _draw_wide(axes, matrix, **look)
+        mesh = draw_wide(axes, matrix, **look)
     else:
         mesh = axes.imshow(matrix, interpolation="nearest", **look)
     axes.spines[:].set_visible(True)
@@ -352,13 +222,6 @@ def _matrices(
     return figure
 
 
-def _numbers(matrices: Sequence[Any]) -> list[np.ndarray]:
-    return [
-        m.detach().cpu().double().numpy() if isinstance(m, Tensor) else np.asarray(m, float)
-        for m in matrices
-    ]
-
-
 def show_signed(
     matrices: Sequence[Any],
     titles: Sequence[str] = (),
@@ -384,7 +247,7 @@ def show_signed(
         height: of the figure, in inches.
         alt: alt text.
     """
-    arrays = _numbers(matrices)
+    arrays = numbers(matrices)
     limit = limit or max(float(np.abs(a).max()) for a in arrays) or 1.0
     look = dict(cmap=SIGNED, vmin=-limit, vmax=limit)
     return _matrices(arrays, titles, xlabel, ylabel, blocks, values, height, alt, look)
@@ -402,7 +265,7 @@ def show_table(
     alt: str,
 ) -> Picture:
     """Matrices of magnitudes (0 and above) on one viridis scale; arguments of `show_signed`."""
-    arrays = _numbers(matrices)
+    arrays = numbers(matrices)
     top = max(float(a.max()) for a in arrays)
     look = dict(cmap=MAGNITUDE, vmin=min(0.0, *(float(a.min()) for a in arrays)), vmax=top)
     return _matrices(arrays, titles, xlabel, ylabel, blocks, values, height, alt, look)
@@ -484,7 +347,7 @@ def show_predictions(
             left.set_axis_off()
             right.set_axis_off()
             continue
-        _draw_image(left, images[k])
+        draw_image(left, images[k])
         labels = [p.label for p in predictions[k]]
         chances = [p.probability for p in predictions[k]]
         colours = ["#0072b2" if label == truths[k] else "#9a9a9a" for label in labels]
@@ -508,7 +371,7 @@ def show_confusion(matrix: Any, names: Sequence[str], *, alt: str = "") -> Pictu
         names: of the classes.
         alt: alt text; by default the most frequent mistake.
     """
-    counts = _numbers([matrix])[0]
+    counts = numbers([matrix])[0]
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0.0, counts)
     shown, said = divmod(int(mistakes.argmax()), len(counts))
     alt = alt or (
@@ -542,7 +405,7 @@ def show_reliability(confidences: Any, correct: Any, *, bins: int = 8, alt: str 
         bins: groups.
         alt: alt text; by default the means.
     """
-    said, right = _numbers([confidences, correct])
+    said, right = numbers([confidences, correct])
     order = np.argsort(said, kind="stable")
     groups = np.array_split(order, bins)
     n = np.array([len(g) for g in groups])
