@@ -1,0 +1,109 @@
+// Helpers that every explorer's code begins with.
+
+// An element with attributes and children; on... attributes are listeners.
+function h(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name in node && name !== "list") node[name] = value;
+    else if (value !== false && value !== null) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+// Bytes of a trait -> a typed array without a copy where alignment allows.
+function typed(view, Kind = Uint8Array) {
+  const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+  if (bytes.byteOffset % Kind.BYTES_PER_ELEMENT === 0)
+    return new Kind(bytes.buffer, bytes.byteOffset, bytes.byteLength / Kind.BYTES_PER_ELEMENT);
+  return new Kind(bytes.slice().buffer);
+}
+
+// What Python's packed() and quantized() send -> { shape, scale, values }.
+function unpack(entry) {
+  const kinds = { float32: Float32Array, int32: Int32Array, int8: Int8Array, uint8: Uint8Array };
+  return { shape: entry.shape, scale: entry.scale, values: typed(entry.data, kinds[entry.dtype]) };
+}
+
+// RGBA bytes of a colour map -> one 32-bit pixel a step.
+const pixelsOf = (view) => typed(view, Uint32Array);
+
+// A canvas of one pixel a number, scaled by CSS without smoothing.
+function sheet(width, height, attributes = {}) {
+  const canvas = h("canvas", { width, height, ...attributes });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  return { canvas, pixels, width, height, show: () => context.putImageData(image, 0, 0) };
+}
+
+// A labelled slider for a whole-number trait. It moves with the trait and sets it.
+function slider(model, name, { label, min, max, signal, say = String }) {
+  const told = h("output", {}, say(model.get(name)));
+  const input = h("input", { type: "range", min, max, step: 1, "aria-label": label });
+  input.value = model.get(name);
+  input.addEventListener("input", () => change(model, name, Number(input.value)), { signal });
+  listen(model, name, signal, () => {
+    input.value = model.get(name);
+    told.textContent = say(model.get(name));
+  });
+  return h("label", {}, label, input, told);
+}
+
+// A labelled choice among [value, text] pairs for a trait.
+function choice(model, name, { label, options, signal }) {
+  const made = options.map(([value, text]) => h("option", { value }, text));
+  const select = h("select", { "aria-label": label }, ...made);
+  const set = () => (select.value = model.get(name));
+  set();
+  const chosen = () => options.find(([value]) => String(value) === select.value)[0];
+  select.addEventListener("change", () => change(model, name, chosen()), { signal });
+  listen(model, name, signal, set);
+  return h("label", {}, label, select);
+}
+
+// Set a trait here and in Python.
+function change(model, name, value) {
+  model.set(name, value);
+  model.save_changes();
+}
+
+// Call back when one of the traits (names apart by spaces) changes, until the signal aborts.
+function listen(model, names, signal, callback) {
+  for (const name of names.split(" ")) {
+    model.on(`change:${name}`, callback);
+    signal.addEventListener("abort", () => model.off(`change:${name}`, callback));
+  }
+}
+
+// In a saved page there is no Python: say once what stands still.
+function withoutPython(model, what) {
+  return model instanceof PageModel ? h("p", { className: "note" }, `${what} needs Python: open it in JupyterLab for that.`) : "";
+}
+
+// The part of anywidget's model that explorers use, for pages without a kernel.
+class PageModel {
+  constructor(state) {
+    this.state = state;
+    this.listeners = new Map();
+  }
+  get(name) {
+    return this.state[name];
+  }
+  set(name, value) {
+    if (this.state[name] === value) return;
+    this.state[name] = value;
+    for (const callback of [...(this.listeners.get(`change:${name}`) ?? [])]) callback();
+  }
+  on(event, callback) {
+    if (!this.listeners.has(event)) this.listeners.set(event, new Set());
+    this.listeners.get(event).add(callback);
+  }
+  off(event, callback) {
+    this.listeners.get(event)?.delete(callback);
+  }
+  save_changes() {}
+  send() {}
+}
+
