@@ -38,6 +38,33 @@ function sheet(width, height, attributes = {}) {
   return { canvas, pixels, width, height, show: () => context.putImageData(image, 0, 0) };
 }
 
+// One RGB pixel as a sheet holds it.
+const rgb = (r, g, b) => (0xff000000 | (b << 16) | (g << 8) | r) >>> 0;
+
+// A sheet in a figure, under a layer for marks, with a caption that may change.
+function pane(made, label) {
+  const layer = h("div", { className: "layer", "aria-hidden": "true" });
+  const caption = h("figcaption");
+  made.canvas.setAttribute("aria-label", label);
+  return { ...made, layer, caption, node: h("figure", { className: "pane" }, h("div", {}, made.canvas, layer), caption) };
+}
+
+// A mark over part of a pane; left, top, width and height are shares of its sides.
+function mark(left, top, width, height, className) {
+  const css = { left, top, width, height };
+  return h("div", { className, style: Object.entries(css).map(([k, v]) => `${k}:${100 * v}%`).join(";") });
+}
+
+// Where the pointer is on an element, as shares of its sides; null outside.
+function pointed(event, node) {
+  const box = node.getBoundingClientRect();
+  const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
+  return x >= 0 && x < 1 && y >= 0 && y < 1 ? { x, y } : null;
+}
+
+// A sentence for screen readers, told when it changes.
+const spoken = () => h("p", { className: "spoken", "aria-live": "polite" });
+
 // A labelled slider for a whole-number trait. It moves with the trait and sets it.
 function slider(model, name, { label, min, max, signal, say = String }) {
   const told = h("output", {}, say(model.get(name)));
