@@ -29,13 +29,18 @@ function unpack(entry) {
 // RGBA bytes of a colour map -> one 32-bit pixel a step.
 const pixelsOf = (view) => typed(view, Uint32Array);
 
-// A canvas of one pixel a number, scaled by CSS without smoothing.
+// A canvas of one pixel a number, scaled by CSS without smoothing; resize() blanks it.
 function sheet(width, height, attributes = {}) {
-  const canvas = h("canvas", { width, height, ...attributes });
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer);
-  return { canvas, pixels, width, height, show: () => context.putImageData(image, 0, 0) };
+  const canvas = h("canvas", attributes), context = canvas.getContext("2d");
+  let image;
+  const made = { canvas, show: () => context.putImageData(image, 0, 0), resize };
+  function resize(columns, rows) {
+    Object.assign(canvas, { width: columns, height: rows });
+    image = context.createImageData(columns, rows);
+    Object.assign(made, { width: columns, height: rows, pixels: new Uint32Array(image.data.buffer) });
+  }
+  resize(width, height);
+  return made;
 }
 
 // One RGB pixel as a sheet holds it.
@@ -46,7 +51,8 @@ function pane(made, label) {
   const layer = h("div", { className: "layer", "aria-hidden": "true" });
   const caption = h("figcaption");
   made.canvas.setAttribute("aria-label", label);
-  return { ...made, layer, caption, node: h("figure", { className: "pane" }, h("div", {}, made.canvas, layer), caption) };
+  const node = h("figure", { className: "pane" }, h("div", {}, made.canvas, layer), caption);
+  return Object.assign(made, { layer, caption, node });
 }
 
 // A mark over part of a pane; left, top, width and height are shares of its sides.
