@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from torch.func import jacrev, vjp, vmap
+from torch.func import vjp, vmap
 
 from mixer_lite.filters import block_at
 from mixer_lite.interventions import edit as edit
@@ -150,8 +150,36 @@ def influence(
     return squared.sqrt()
 
 
+@torch.no_grad()
+def unit_responses(model: MlpMixer, image: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """What the token-mixing units of a block see in an image, and how each answers.
+
+    Returns:
+        The channels as the units read them, after the first norm: ``(C, gh, gw)``; and each
+        unit's activation, after GELU, for each channel: ``(C, D_S)``.
+
+    Raises:
+        ValueError: not one image of the model's size, or no such block.
+    """
+    target, x = block_at(model, block), _stem(model, image)
+    for before in mixer_blocks(model)[: block % model.num_blocks]:
+        x = before(x)
+    read = target.norm1(x)[0].T  # (1, S, C) -> (C, S)
+    mlp = target.mlp_tokens
+    gh, gw = model.grid_size
+    return rearrange(read, "c (gh gw) -> c gh gw", gh=gh, gw=gw), mlp.act(mlp.fc1(read))
+
+
 def _slope(act: nn.Module, x: Tensor) -> Tensor:
     return vjp(act, x)[1](torch.ones_like(x))[0]  # derivative, entry by entry
+
+
+def _norm_jacobian(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x, correction=0)
+    std = (variance + norm.eps).sqrt()
+    z = (x - mean) / std  # (C,)
+    projection = torch.eye(len(x)).to(x) - 1 / len(x) - z.outer(z) / len(x)  # (C, C)
+    return (norm.weight / std)[:, None] * projection
 
 
 def _block_influence(block: MixerBlock, x: Tensor, rows: Sequence[int]) -> Tensor:
@@ -172,7 +200,7 @@ def _block_influence(block: MixerBlock, x: Tensor, rows: Sequence[int]) -> Tenso
     squared = x.new_zeros(len(rows), s)
     for row, i in enumerate(rows):
         a = (channels_mlp.fc2.weight * wide[i]) @ channels_mlp.fc1.weight  # (C, D_C) -> (C, C)
-        a = eye + a @ jacrev(block.norm2)(u[i])
+        a = eye + a @ _norm_jacobian(block.norm2, u[i])
         g = a.T @ a  # (C, C)
         d = ((tokens_mlp.fc2.weight[i] * narrow) @ tokens_mlp.fc1.weight).T  # (C, S) -> (S, C)
         e = d * gain
@@ -182,7 +210,7 @@ def _block_influence(block: MixerBlock, x: Tensor, rows: Sequence[int]) -> Tenso
             - ((e @ g) * e).sum(dim=1) / c
             - ((ez @ g) * ez).sum(dim=1) * (2 - z.square().mean(dim=1)) / c
         )
-        squared[row, i] = (a + (a * d[i]) @ jacrev(norm)(x[i])).square().sum()
+        squared[row, i] = (a + (a * d[i]) @ _norm_jacobian(norm, x[i])).square().sum()
     return squared.clamp_min(0).sqrt()
 
 

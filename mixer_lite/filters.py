@@ -224,6 +224,22 @@ def locality(filters: Tensor) -> Tensor:
     return torch.where(nothing, torch.zeros_like(spread), 1 - spread / (even or 1.0))
 
 
+def closest_inverse(filters: Tensor) -> tuple[Tensor, Tensor]:
+    """Which other filter is most nearly each one's inverse: ``(n, gh, gw) -> (n,), (n,)``.
+
+    Unlike in :func:`pair_opposite_phases` several filters may have the same closest inverse.
+
+    Returns:
+        Indices of the filters whose cosine similarity with this one is lowest, and those
+        similarities: -1 for the exact inverse, whatever its strength. A single filter has itself
+        and 0.
+    """
+    if (n := len(filters)) < 2:
+        return torch.zeros(n, dtype=torch.long).to(filters.device), filters.new_zeros(n).double()
+    lowest = _similarity(filters).fill_diagonal_(torch.inf).min(dim=1)
+    return lowest.indices, lowest.values
+
+
 def pairedness(filters: Tensor) -> Tensor:
     """How nearly another unit of the set is each filter's inverse: ``(n, gh, gw) -> (n,)``.
 
@@ -232,6 +248,4 @@ def pairedness(filters: Tensor) -> Tensor:
     matrix scores above 0, because the lowest of many is picked: on average 0.29 for 64 units on
     8 x 8 patches, 0.21 for 384 units on 14 x 14. A single unit scores 0.
     """
-    similarity = _similarity(filters)
-    similarity.fill_diagonal_(torch.inf)
-    return -similarity.amin(dim=1) if len(similarity) > 1 else similarity.new_zeros(len(similarity))
+    return -closest_inverse(filters)[1]
