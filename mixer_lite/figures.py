@@ -31,6 +31,13 @@ from mixer_lite.drawing import Picture as Picture
 from mixer_lite.drawing import canvas as canvas
 from mixer_lite.drawing import draw_grid, draw_image, draw_wide, grid_of, numbers, pixels_of
 from mixer_lite.drawing import style as style
+from mixer_lite.figures_learned import plot_depth as plot_depth
+from mixer_lite.figures_learned import plot_embedding_filters as plot_embedding_filters
+from mixer_lite.figures_learned import plot_evidence as plot_evidence
+from mixer_lite.figures_learned import plot_filter_pairs as plot_filter_pairs
+from mixer_lite.figures_learned import plot_influence as plot_influence
+from mixer_lite.figures_learned import plot_token_filters as plot_token_filters
+from mixer_lite.figures_learned import plot_unit as plot_unit
 
 if TYPE_CHECKING:
     from mixer_lite.predict import Prediction
