@@ -2,18 +2,14 @@
 
 import base64
 import io
-import re
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from einops import rearrange
-from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 from mixer_lite import figures, images
-from mixer_lite.explorers import explore_patches
 
 
 @pytest.fixture
@@ -179,42 +175,3 @@ def test_wide_tables_are_drawn_as_means():
     shown = drawn(figures.show_table([table], alt="x").axes[0])
     wanted = [[row[k : k + 3].mean().item() for k in range(0, 1201, 3)] for row in table]
     assert np.allclose(shown, wanted, atol=1e-6)
-
-
-def test_explorer_follows_its_sliders():
-    photo = images.photo("coffee")
-    explorer = explore_patches(photo, patch_size=32, row=2, column=5)
-    seen = explorer.view.value
-    assert re.match(r'<img alt="A photograph with the patch in row 2, column 5', seen)
-    explorer.patch_size.value = 16  # the same spot of the photograph
-    assert (explorer.row.value, explorer.column.value, explorer.row.max) == (4, 10, 13)
-    assert "row 4, column 10" in explorer.view.value
-    explorer.patch_size.value = 112
-    assert (explorer.row.value, explorer.column.value, explorer.row.max) == (0, 1, 1)
-    explorer.row.value = 1
-    assert "row 1, column 1" in explorer.view.value
-    size = explorer.image.size
-    assert size == (224, 224)
-    tokens = rearrange(np.asarray(explorer.image), "(a p) (b q) c -> a b p q c", p=112, q=112)
-    assert np.array_equal(drawn(explorer.figure().axes[1]), tokens[1, 1])
-
-
-def test_explorer_leaves_a_picture_where_no_kernel_runs():
-    bundle, metadata = explore_patches(images.photo("cat"))._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert bundle["image/jpeg"] and metadata["image/jpeg"]["alt"] in bundle["text/plain"]
-    # and IPython takes both
-    data, _ = DisplayFormatter().format(explore_patches(images.photo("cat")))
-    assert {"application/vnd.jupyter.widget-view+json", "image/jpeg"} <= set(data)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "sentence"),
-    [
-        ({"patch_size": 30}, "patch_size must be one of"),
-        ({"patch_size": 112, "row": 2}, "must be from 0 to 1, not 2 and 1"),
-    ],
-)
-def test_explorer_refuses_what_is_not_there(sizes, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        explore_patches(images.photo("cat"), **sizes)

@@ -1,69 +1,138 @@
-"""Sliders over :func:`mixer_lite.figures.patch_figure`: which patch size, which patch."""
+"""A photograph as tokens: patch sizes, one patch and its row of the table, shuffles."""
 
 from __future__ import annotations
 
-import base64
-from html import escape
 from typing import Any
 
-import ipywidgets as widgets
+import numpy as np
+import torch
+import traitlets
+from einops import rearrange
 from PIL import Image, ImageOps
+from torch import Tensor
 
-from mixer_lite.figures import Picture, patch_figure
+from mixer_lite.drawing import Picture
+from mixer_lite.explorers.base import HERE, Explorer, packed, page_code
+from mixer_lite.figures import patch_figure
 from mixer_lite.images import ImageSource, open_image
+from mixer_lite.interventions import shuffle_patches, shuffle_pixels
 
 SIZE = 224  # pixels: the input of the paper's models
 PATCH_SIZES = [p for p in range(7, SIZE) if SIZE % p == 0]  # smaller ones are dots on a page
 
 
-class PatchExplorer(widgets.VBox):
-    """What :func:`explore_patches` returns: ``patch_size``, ``row`` and ``column`` are sliders."""
+def orders(seed: int, patch_size: int) -> dict[str, Tensor]:
+    """The fixed permutations that a seed stands for.
 
-    def __init__(self, image: Image.Image, patch_size: int, row: int, column: int):
+    Returns:
+        ``order`` of all 224 * 224 pixels, as ``explain.shuffle_pixels`` takes it;
+        ``patch_order`` ``(S,)`` and ``pixel_order`` ``(P * P,)``, as ``explain.shuffle_patches``
+        takes them.
+    """
+    dice = torch.Generator().manual_seed(seed)
+    sizes = dict(
+        order=SIZE**2, patch_order=(SIZE // patch_size) ** 2, pixel_order=patch_size**2
+    )  # fmt: skip
+    return {name: torch.randperm(size, generator=dice) for name, size in sizes.items()}
+
+
+class PatchExplorer(Explorer):
+    """What :func:`explore_patches` returns.
+
+    Attributes:
+        patch_size: P in pixels, one of the divisors of 224 from 7 to 112. When it changes,
+            ``row`` and ``column`` follow, so that the place in the photograph stays.
+        row, column: of the chosen patch on the grid, from 0.
+        patches_shuffled: patches have changed places.
+        pixels_shuffled: the pixels within each patch have, in all patches alike.
+        image_shuffled: the pixels of the whole image have; this comes before the other two.
+        seed: of the permutations, which stay the same until it changes: :func:`orders`.
+        image: the photograph as it is, a PIL image of 224 x 224 pixels.
+    """
+
+    _esm = page_code("patches")
+    _css = Explorer._css + (HERE / "patches.css").read_text(encoding="utf-8")
+    title = "Images as tokens"
+
+    patch_size = traitlets.Int(32).tag(sync=True)
+    row = traitlets.Int(0).tag(sync=True)
+    column = traitlets.Int(0).tag(sync=True)
+    patches_shuffled = traitlets.Bool(False).tag(sync=True)
+    pixels_shuffled = traitlets.Bool(False).tag(sync=True)
+    image_shuffled = traitlets.Bool(False).tag(sync=True)
+    seed = traitlets.Int(0, min=0).tag(sync=True)
+
+    # For the page alone.
+    _sizes = traitlets.List(PATCH_SIZES).tag(sync=True)
+    _image = traitlets.Dict().tag(sync=True)  # (224, 224, 3)
+    _order = traitlets.Dict().tag(sync=True)  # (224 * 224,)
+    _patch_orders = traitlets.Dict().tag(sync=True)  # P -> (S,)
+    _pixel_orders = traitlets.Dict().tag(sync=True)  # P -> (P * P,)
+
+    def __init__(self, image: Image.Image, **state: Any):
         self.image = image
-        grid = SIZE // patch_size
-        late: dict[str, Any] = dict(continuous_update=False)  # a drawing takes a moment
-        self.patch_size = widgets.SelectionSlider(
-            options=PATCH_SIZES, value=patch_size, description="patch size", **late
+        super().__init__(_image=packed(np.asarray(image)), **state)
+        self._place = (self.patch_size, self.row, self.column)
+        self._send_orders()
+        self.observe(self._follow, ["patch_size", "row", "column"])
+        self.observe(self._send_orders, "seed")
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The photograph as it is shown, shuffled or not: uint8 ``(224, 224, 3)``."""
+        chosen = orders(self.seed, self.patch_size)
+        x = rearrange(torch.tensor(np.asarray(self.image)), "h w c -> c h w")
+        if self.image_shuffled:
+            x = shuffle_pixels(x, chosen["order"])
+        x = shuffle_patches(
+            x,
+            self.patch_size,
+            patch_order=chosen["patch_order"] if self.patches_shuffled else None,
+            pixel_order=chosen["pixel_order"] if self.pixels_shuffled else None,
         )
-        self.row = widgets.IntSlider(row, 0, grid - 1, description="row", **late)
-        self.column = widgets.IntSlider(column, 0, grid - 1, description="column", **late)
-        self.view = widgets.HTML()
-        super().__init__([self.patch_size, self.row, self.column, self.view])
-        self.patch_size.observe(self._regrid, "value")
-        self.row.observe(self._draw, "value")
-        self.column.observe(self._draw, "value")
-        self._draw()
+        return rearrange(x, "c h w -> h w c").numpy()
 
     def figure(self) -> Picture:
-        """The picture that the sliders stand at, for example to save it."""
-        return patch_figure(self.image, self.patch_size.value, self.row.value, self.column.value)
+        """The picture of what is chosen now, for example to save it."""
+        return patch_figure(self.pixels, self.patch_size, self.row, self.column)
 
-    def _regrid(self, change: Any) -> None:
-        for slider in (self.row, self.column):
-            slider.unobserve(self._draw, "value")
-            place = slider.value * change.old // change.new  # the same spot of the photograph
-            slider.max = SIZE // change.new - 1
-            slider.value = place
-            slider.observe(self._draw, "value")
-        self._draw()
+    @traitlets.validate("patch_size")
+    def _check_patch_size(self, proposal: Any) -> int:
+        if proposal.value not in PATCH_SIZES:
+            raise traitlets.TraitError(
+                f"patch_size must be one of {PATCH_SIZES}, not {proposal.value}."
+            )
+        return proposal.value
 
-    def _draw(self, _: Any = None) -> None:
-        figure = self.figure()
-        kind, data = figure.encode()
-        source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        self.view.value = f'<img alt="{escape(figure.alt)}" src="{source}">'
+    @traitlets.validate("row", "column")
+    def _check_place(self, proposal: Any) -> int:
+        last = SIZE // self.patch_size - 1
+        if not 0 <= proposal.value <= last:
+            name = proposal.trait.name
+            raise traitlets.TraitError(f"{name} must be from 0 to {last}, not {proposal.value}.")
+        return proposal.value
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        # Where no kernel runs, a reader sees the picture that the sliders began with.
-        picture, alt = self.figure()._repr_mimebundle_()
-        return {**super()._repr_mimebundle_(**kwargs), **picture}, alt
+    def _follow(self, _: Any) -> None:
+        # A page sends the new place with the new patch size; Python code sets the size alone.
+        size, row, column = self._place
+        if self.patch_size != size and (self.row, self.column) == (row, column):
+            self._place = (self.patch_size, row, column)
+            self.row = row * size // self.patch_size
+            self.column = column * size // self.patch_size
+        self._place = (self.patch_size, self.row, self.column)
+
+    def _send_orders(self, _: Any = None) -> None:
+        every = {p: orders(self.seed, p) for p in PATCH_SIZES}
+        with self.hold_sync():
+            self._order = packed(every[PATCH_SIZES[0]]["order"])
+            self._patch_orders = {str(p): packed(o["patch_order"]) for p, o in every.items()}
+            self._pixel_orders = {str(p): packed(o["pixel_order"]) for p, o in every.items()}
 
 
 def explore_patches(
     image: ImageSource, patch_size: int = 32, row: int = 2, column: int = 1
 ) -> PatchExplorer:
-    """Sliders for the patch size and the patch, over a photograph of 224 x 224 pixels.
+    """A photograph of 224 x 224 pixels, cut into patches: choose the size, point at a patch.
 
     Args:
         image: anything :func:`mixer_lite.images.open_image` takes; the largest centred square
@@ -79,4 +148,5 @@ def explore_patches(
     grid = SIZE // patch_size
     if not (0 <= row < grid and 0 <= column < grid):
         raise ValueError(f"row and column must be from 0 to {grid - 1}, not {row} and {column}.")
-    return PatchExplorer(ImageOps.fit(open_image(image), (SIZE, SIZE)), patch_size, row, column)
+    square = ImageOps.fit(open_image(image), (SIZE, SIZE))
+    return PatchExplorer(square, patch_size=patch_size, row=row, column=column)
