@@ -520,12 +520,12 @@ def _draw_response(axes: Any, model: MlpMixer, block: int, unit: int, image: Any
         title = f"{word} it: channel {c}"
         _signed_map(spot, heard[c], title)
         spot.set_xlabel(
-            f"{before[c]:+.1f} → {after[c]:+.1f}, {spot.get_xlabel()}".replace("-", "−")
+            f"{before[c]:+z.1f} → {after[c]:+z.1f}, {spot.get_xlabel()}".replace("-", "−")
         )
     return (
         f" Below: the photograph, the unit's response to each of {len(order)} channels, and the "
-        f"channels that excite it most, {order[0]} ({before[order[0]]:+.1f} before GELU), and "
-        f"least, {order[-1]} ({before[order[-1]]:+.1f})."
+        f"channels that excite it most, {order[0]} ({before[order[0]]:+z.1f} before GELU), and "
+        f"least, {order[-1]} ({before[order[-1]]:+z.1f})."
     )
 
 
@@ -597,7 +597,10 @@ def plot_evidence(
     wide = min(len(maps) + 1, 4 if len(maps) != 4 else 3)
     rows = -(-(len(maps) + 1) // wide)
     cell = 7.4 / wide
-    size = (8 if wide > 2 else 6.2, rows * (min(cell, 2.9) * height / width + 0.65) + 0.1)
+    size = (
+        8 if wide > 2 else 6.2,
+        rows * (min(cell, 2.9) * height / width + 0.65) + 0.35 * bool(title),
+    )
     figure, axes = canvas(rows, wide, size=size, alt="", squeeze=False)
     if title:
         figure.suptitle(title, x=0.01, ha="left")
@@ -632,7 +635,7 @@ def plot_evidence(
         mesh, ax=axes, shrink=0.75, aspect=25, pad=0.02,
         extend="both" if (np.abs(maps) > top).any() else "neither",
     )  # fmt: skip
-    bar.set_label("evidence (logits)", fontsize=9)
+    bar.ax.set_title("evidence", fontsize=8.5, color=INK)
     bar.outline.set_visible(False)
     figure.alt = alt or f"A photograph and evidence maps over it. {'; '.join(said)}."
     return figure
