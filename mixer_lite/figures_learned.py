@@ -102,7 +102,10 @@ class _Sheet:
         def pitch(pixel: int) -> int:  # of a group
             return group * gw * pixel + (group - 1) * close + apart
 
-        columns = columns or min(n, (16 if len(maps) <= 128 else 24) // group)
+        if columns is None:
+            columns = (16 if len(maps) <= 128 else 24) // group
+            if pitch(2) * columns > room:  # large maps at their smallest: fill the page
+                columns = room // pitch(1)
         columns = max(1, min(columns, n, room // pitch(1)))
         pixel = max(p for p in range(1, 200) if p == 1 or pitch(p) * columns <= room)
         pixel = max(1, min(pixel, 120 // max(gh, gw)))
@@ -635,7 +638,7 @@ def plot_evidence(
         mesh, ax=axes, shrink=0.75, aspect=25, pad=0.02,
         extend="both" if (np.abs(maps) > top).any() else "neither",
     )  # fmt: skip
-    bar.ax.set_title("evidence", fontsize=8.5, color=INK)
+    bar.ax.set_title("logits", fontsize=8.5, color=INK, loc="left")
     bar.outline.set_visible(False)
     figure.alt = alt or f"A photograph and evidence maps over it. {'; '.join(said)}."
     return figure
@@ -815,7 +818,7 @@ def plot_influence(
     for spot in spots[extra + len(rows) :]:
         spot.set_axis_off()
     bar = figure.colorbar(mesh, ax=axes, shrink=0.75, aspect=25, pad=0.02)
-    bar.set_label("influence of others", fontsize=9)
+    bar.ax.set_title("others", fontsize=8.5, color=INK, loc="left")
     bar.outline.set_visible(False)
     figure.alt = alt or (
         f"Whom tokens listen to on the {gh} by {gw} grid, the own cell hatched and left out of the "
