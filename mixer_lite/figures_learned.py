@@ -772,8 +772,9 @@ def plot_influence(
     wide = min(len(rows) + extra, 4)
     lines = -(-(len(rows) + extra) // wide)
     cell = {1: 3.6, 2: 3.2}.get(wide, 7.2 / wide)
-    size = (cell * wide + 0.9, lines * (min(cell, cell * gh / gw) + 0.55) + 0.25 * bool(title))
+    size = (cell * wide + 0.9, lines * (min(cell, cell * gh / gw) + 0.6) + 0.25 * bool(title))
     figure, axes = canvas(lines, wide, size=size, alt="", squeeze=False)
+    figure.set_layout_engine("constrained")  # "compressed" cuts the colour bar's numbers
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     spots = list(axes.flat)
@@ -804,7 +805,8 @@ def plot_influence(
                 linewidth=1.2,
             )
         )  # fmt: skip
-        bare(spot, f"token {t}\n")
+        bare(spot)
+        spot.set_title(f"token {t}", pad=18)
         loudest = int(np.nanargmax(row)) if s > 1 else t
         note = f"itself {own[t]:.3g}, others up to {own[loudest]:.3g}"
         spot.annotate(
