@@ -31,7 +31,7 @@ def predictions() -> ml.figures.Picture:
 def filters() -> ml.figures.Picture:
     """The strongest 24 first-layer units of three blocks, each on its own scale."""
     model = ml.load_pretrained("mixer_nano_cifar10")
-    alt = "Token-mixing units of blocks 1, 4 and 8 on the 8 x 8 grid: edges, blobs, gradients."
+    alt = "Token-mixing units of blocks 0, 3 and 7 on the 8 x 8 grid: edges, blobs, gradients."
     figure, axes = ml.figures.canvas(1, 3, size=(9, 4.6), alt=alt)
     for spot, block in zip(axes, (0, 3, 7), strict=True):
         f = ml.filters.token_filters(model, block)  # (D_S, 8, 8)
@@ -40,7 +40,7 @@ def filters() -> ml.figures.Picture:
         f = torch.nn.functional.pad(f, (0, 1, 0, 1), value=float("nan"))  # white gaps
         sheet = rearrange(f, "(r c) h w -> (r h) (c w)", c=4)
         spot.imshow(sheet, cmap=ml.figures.SIGNED, vmin=-1, vmax=1)
-        spot.set_title(f"block {block + 1}")
+        spot.set_title(f"block {block}")
         spot.set_axis_off()
     return figure
 

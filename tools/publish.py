@@ -101,9 +101,9 @@ def _markdown(card: dict, log: list[dict[str, str]]) -> str:
         f"| accuracy on every tenth training image, as it is | {card['training_accuracy']:.2%} |",
         f"| half precision instead of float32 | {half['predictions_changed']} of 10,000 test "
         f"predictions change; largest change of a logit {half['largest_logit_change']} |",
-        f"| smoothness of the fc1 filters, blocks 1 to 8 | {_row(card['smoothness'])}; "
+        f"| smoothness of the fc1 filters, blocks 0 to 7 | {_row(card['smoothness'])}; "
         f"mean {sum(card['smoothness']) / 8:.2f} |",
-        f"| variety of the fc1 filters, blocks 1 to 8 | {_row(card['variety'])}; "
+        f"| variety of the fc1 filters, blocks 0 to 7 | {_row(card['variety'])}; "
         f"mean {sum(card['variety']) / 8:.2f} |",
         "",
         "Smoothness is the neighbour autocorrelation of a filter folded to the grid (random "
