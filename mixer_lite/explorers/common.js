@@ -12,6 +12,10 @@ function h(tag, attributes = {}, ...children) {
   return node;
 }
 
+// For an explorer's outermost element: JupyterLab would take arrow keys and Enter for itself, and
+// move from cell to cell while a slider or a button has the focus.
+const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
+
 // Bytes of a trait -> a typed array without a copy where alignment allows.
 function typed(view, Kind = Uint8Array) {
   const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);

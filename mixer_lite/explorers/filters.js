@@ -35,7 +35,8 @@ function framed(sheetOf, css, label) {
   sheetOf.canvas.style.cssText = `width:${css}px;height:auto`;
   sheetOf.canvas.setAttribute("role", "img");
   sheetOf.canvas.setAttribute("aria-label", label);
-  return { ...sheetOf, caption, node: h("figure", { style: `width:${css}px` }, sheetOf.canvas, caption) };
+  const node = h("figure", { style: `width:${css}px` }, sheetOf.canvas, caption);
+  return Object.assign(sheetOf, { caption, node });
 }
 
 const percent = (p) => `${(100 * p).toFixed(1)} %`;
@@ -45,7 +46,7 @@ function render({ model, el }) {
   const controller = new AbortController();
   const { signal } = controller;
   const { blocks, units, gh, gw, columns, pictured, head } = model.get("_sizes");
-  const size = gh * gw, rows = Math.ceil(units / columns);
+  const size = gh * gw;
   const lut = pixelsOf(model.get("_signed")), heat = pixelsOf(model.get("_magnitude"));
   const packedWeights = model.get("_weights");
   const weights = unpack(packedWeights).values, scales = unpack(packedWeights.scale).values;
@@ -77,12 +78,13 @@ function render({ model, el }) {
 
   // --- the grid --------------------------------------------------------------------------
 
-  const grid = sheet(columns * (gw + GAP), rows * (gh + GAP), {
+  let across = columns, rows = Math.ceil(units / columns); // fewer across where there is no room
+  const grid = sheet(across * (gw + GAP), rows * (gh + GAP), {
     tabIndex: 0, role: "application", className: "units",
     style: "touch-action:manipulation;cursor:pointer",
     "aria-label": "Units of the block. Arrow keys choose a unit.",
   });
-  const marks = h("div", { style: "position:absolute;inset:0;pointer-events:none", "aria-hidden": "true" });
+  const marks = h("div", { className: "layer", "aria-hidden": "true" });
   const holder = h("div", { style: "position:relative;max-width:100%" }, grid.canvas, marks);
 
   function drawGrid() {
@@ -94,7 +96,7 @@ function render({ model, el }) {
       const unit = from + places[k];
       const gain = shared && most > 0 ? scales[unit] / most : 1;
       let read = unit * size;
-      const left = (k % columns) * (gw + GAP), top = Math.floor(k / columns) * (gh + GAP);
+      const left = (k % across) * (gw + GAP), top = Math.floor(k / across) * (gh + GAP);
       for (let y = 0; y < gh; y++) {
         let write = (top + y) * width + left;
         for (let x = 0; x < gw; x++) pixels[write++] = lut[127 + Math.round(weights[read++] * gain)];
@@ -104,12 +106,11 @@ function render({ model, el }) {
   }
 
   // Frames around the chosen unit and its closest inverse, crosses on units that are off.
-  function mark(place, style, text = "") {
-    const share = (n, all) => `${(100 * n) / all}%`;
-    return h("div", {
-      style: `position:absolute;left:${share(place % columns, columns)};top:${share(Math.floor(place / columns), rows)};` +
-        `width:${share(gw / (gw + GAP), columns)};height:${share(gh / (gh + GAP), rows)};${style}`,
-    }, text);
+  function frame(place, style) {
+    const left = (place % across) / across, top = Math.floor(place / across) / rows;
+    const node = mark(left, top, gw / (gw + GAP) / across, gh / (gh + GAP) / rows);
+    node.style.cssText += style;
+    return node;
   }
 
   function drawMarks() {
@@ -118,41 +119,49 @@ function render({ model, el }) {
       "linear-gradient(-45deg,#0000 46%,var(--ink) 46% 54%,#0000 54%),color-mix(in srgb,var(--paper) 65%,#0000)";
     const off = get("off").filter(([block]) => block === get("block"));
     marks.replaceChildren(
-      ...off.map(([, unit]) => mark(at(unit), cross)),
-      mark(at(opposite[start() + get("unit")]), "outline:2px dashed var(--ink);outline-offset:1px"),
-      mark(at(get("unit")), "outline:3px solid var(--accent);outline-offset:1px"),
+      ...off.map(([, unit]) => frame(at(unit), cross)),
+      frame(at(opposite[start() + get("unit")]), "outline:2px dashed var(--ink);outline-offset:1px"),
+      frame(at(get("unit")), "outline:3px solid var(--accent);outline-offset:1px"),
     );
   }
 
-  // Whole screen pixels a weight where at least two fit, so that no weight looks wider.
+  // Maps a finger can hit, and whole screen pixels a weight where at least two fit, so that no
+  // weight looks wider than another.
   function fit() {
-    const ratio = window.devicePixelRatio || 1;
-    const room = (holder.parentElement.clientWidth * ratio) / grid.width;
+    const ratio = window.devicePixelRatio || 1, wide = holder.parentElement.clientWidth;
+    let wanted = columns;
+    while (wanted > 4 && wide / wanted < 22) wanted = 2 * Math.round(wanted / 4);
+    if (wanted !== across) {
+      across = wanted;
+      rows = Math.ceil(units / across);
+      grid.resize(across * (gw + GAP), rows * (gh + GAP));
+      drawGrid();
+      drawMarks();
+    }
+    const room = (wide * ratio) / grid.width;
     const scale = room >= 2 ? Math.floor(Math.min(room, 8)) : room;
     holder.style.width = grid.canvas.style.width = `${(scale * grid.width) / ratio}px`;
   }
 
   const choose = (unit) => unit >= 0 && unit < units && change(model, "unit", unit);
 
-  function pointed(event) {
+  function touched(event) {
     if (event.type === "pointermove" && !event.buttons) return;
-    const box = grid.canvas.getBoundingClientRect();
-    const column = Math.floor(((event.clientX - box.left) / box.width) * columns);
-    const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
-    if (column < 0 || column >= columns) return;
-    const unit = (order() ?? plain)[row * columns + column];
+    const place = pointed(event, grid.canvas);
+    if (!place) return;
+    const k = Math.floor(place.y * rows) * across + Math.floor(place.x * across);
+    const unit = (order() ?? plain)[k];
     if (unit !== undefined && unit !== get("unit")) choose(unit);
   }
   for (const kind of ["pointerdown", "pointermove"])
-    grid.canvas.addEventListener(kind, pointed, { signal });
+    grid.canvas.addEventListener(kind, touched, { signal });
   grid.canvas.addEventListener("keydown", (event) => {
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across };
     const places = order() ?? plain, now = places.indexOf(get("unit"));
     const ends = { Home: 0, End: units - 1 };
     const to = event.key in ends ? ends[event.key] : now + steps[event.key];
     if (Number.isNaN(to)) return;
     event.preventDefault();
-    event.stopPropagation(); // else the notebook moves to the next cell
     if (places[to] !== undefined) choose(places[to]);
   }, { signal });
 
@@ -214,7 +223,7 @@ function render({ model, el }) {
     const channels = unpack(response.channels);
     const all = Math.max(...values), least = Math.min(...values, 0);
     const tall = 48, plot = sheet(values.length, tall);
-    const ink = new Uint32Array(new Uint8Array([0xd9, 0x5f, 0x02, 255]).buffer)[0];
+    const ink = rgb(0xd9, 0x5f, 0x02);
     const level = (v) => Math.round(((all - v) / (all - least || 1)) * (tall - 1));
     values.forEach((value, c) => {
       const [a, b] = [level(value), level(0)].sort((p, q) => p - q);
@@ -270,16 +279,16 @@ function render({ model, el }) {
     const { shape: [height, width], values } = unpack(get("_image"));
     const picture = sheet(width, height);
     for (let i = 0; i < width * height; i++)
-      picture.pixels[i] = (0xff000000 | (values[3 * i + 2] << 16) | (values[3 * i + 1] << 8) | values[3 * i]) >>> 0;
+      picture.pixels[i] = rgb(...values.subarray(3 * i, 3 * i + 3));
     picture.show();
     return framed(picture, 128, `the image as the model sees it, ${height} × ${width} pixels`).node;
   }
 
   // --- the page ----------------------------------------------------------------------------
 
-  const title = h("strong", { style: "font-size:1.15em" });
+  const title = h("p", { className: "title" });
   const sentence = h("p", { className: "note", style: "margin:0" });
-  const live = h("p", { "aria-live": "polite", style: "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)" });
+  const live = spoken();
   const waits = h("p", { className: "note", role: "status", style: "margin:0;min-height:1.4em" });
   const legend = sheet(255, 1, { "aria-hidden": "true", style: "width:10em;height:0.9em" });
   legend.pixels.set(lut);
@@ -307,7 +316,7 @@ function render({ model, el }) {
   const without = !pictured
     ? h("p", { className: "note" }, "With an image, explore_filters(model, image), this place shows how the unit answers to it and how the prediction changes without it.")
     : withoutPython(model, "Switching units off");
-  const root = h("div", { className: "mixer-lite filters" },
+  const root = h("div", { className: "mixer-lite filters", ...OWN_KEYS },
     title, sentence,
     h("div", { className: "row" },
       slider(model, "block", { label: "block", min: 0, max: blocks - 1, signal }),
