@@ -18,7 +18,10 @@ from mixer_lite.specs import ModelConfig, create_model, list_models
 
 if TYPE_CHECKING:
     from mixer_lite import figures
+    from mixer_lite.explorers.filters import explore_filters
+    from mixer_lite.explorers.influence import explore_influence
     from mixer_lite.explorers.patches import explore_patches
+    from mixer_lite.explorers.predictions import explore_predictions
 
 __version__ = "0.1.0"
 
@@ -31,7 +34,10 @@ __all__ = [
     "create_model",
     "datasets",
     "explain",
+    "explore_filters",
+    "explore_influence",
     "explore_patches",
+    "explore_predictions",
     "figures",
     "filters",
     "images",
@@ -49,8 +55,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "figures":
         return importlib.import_module("mixer_lite.figures")
+    if name == "explore_filters":
+        return importlib.import_module("mixer_lite.explorers.filters").explore_filters
+    if name == "explore_influence":
+        return importlib.import_module("mixer_lite.explorers.influence").explore_influence
     if name == "explore_patches":
         return importlib.import_module("mixer_lite.explorers.patches").explore_patches
+    if name == "explore_predictions":
+        return importlib.import_module("mixer_lite.explorers.predictions").explore_predictions
     raise AttributeError(f"mixer_lite has no {name!r}")
 
 

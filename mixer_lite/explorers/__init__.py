@@ -3,6 +3,18 @@
 Importing this package imports ipywidgets; ``mixer_lite`` imports it only when it is used.
 """
 
+from mixer_lite.explorers.filters import FilterExplorer, explore_filters
+from mixer_lite.explorers.influence import InfluenceExplorer, explore_influence
 from mixer_lite.explorers.patches import PatchExplorer, explore_patches
+from mixer_lite.explorers.predictions import PredictionExplorer, explore_predictions
 
-__all__ = ["PatchExplorer", "explore_patches"]
+__all__ = [
+    "FilterExplorer",
+    "InfluenceExplorer",
+    "PatchExplorer",
+    "PredictionExplorer",
+    "explore_filters",
+    "explore_influence",
+    "explore_patches",
+    "explore_predictions",
+]
