@@ -9,7 +9,7 @@ function render({ model, el }) {
   const { values: photo, shape: [height, width] } = unpack(get("_image"));
   const alive = !(model instanceof PageModel);
 
-  const keys = { tabIndex: 0, role: "application", "data-lm-suppress-shortcuts": "true" };
+  const keys = { tabIndex: 0, role: "application" };
   const image = pane(sheet(width, height, keys), "The photograph in patches. Arrow keys choose a patch.");
   const map = pane(sheet(gw, gh, { role: "img" }), "The map of influence over the patches.");
 
@@ -154,7 +154,6 @@ function render({ model, el }) {
     const step = steps[event.key];
     if (!step) return;
     event.preventDefault();
-    event.stopPropagation(); // else the notebook moves to the next cell
     hovered = null;
     const [row, column] = [get("row") + step[0], get("column") + step[1]];
     if (row >= 0 && row < gh && column >= 0 && column < gw) keep(row * gw + column);
@@ -191,7 +190,7 @@ function render({ model, el }) {
   }
 
   const complete = () => Object.keys(get("_maps")).length > blocks;
-  el.append(h("div", { className: "mixer-lite influence" },
+  el.append(h("div", { className: "mixer-lite influence", ...OWN_KEYS },
     h("p", { className: "title" }, "Whom patches listen to"),
     h("div", { className: "row" }, depth, all,
       choice(model, "direction", { label: "", options: [["listens", "whom it listens to"], ["heard", "who listens to it"]], signal }),

@@ -26,7 +26,7 @@ function render({ model, el }) {
   const { values: photo, shape: [size] } = unpack(get("_image"));
   const sizes = get("_sizes");
 
-  const keys = { tabIndex: 0, role: "application", "data-lm-suppress-shortcuts": "true" };
+  const keys = { tabIndex: 0, role: "application" };
   const image = pane(sheet(size, size, keys), "The photograph in patches. Arrow keys choose a patch.");
   const table = pane(sheet(1, 1, keys), "The table of tokens, one row each. Arrow keys up and down choose a row.");
   const enlarged = pane(sheet(1, 1, { role: "img" }), "The chosen patch, enlarged.");
@@ -214,7 +214,6 @@ function render({ model, el }) {
       const step = steps[event.key];
       if (!step) return;
       event.preventDefault();
-      event.stopPropagation(); // else the notebook moves to the next cell
       hovered = null;
       if (across === 1) return keep(Math.min(Math.max(kept() + step[0] + step[1], 0), grid * grid - 1));
       const [row, column] = at(kept());
@@ -260,7 +259,7 @@ function render({ model, el }) {
   const told = h("p", { className: "say" });
   const reading = h("p", { className: "say note" });
   const live = spoken();
-  const root = h("div", { className: "mixer-lite patches" },
+  const root = h("div", { className: "mixer-lite patches", ...OWN_KEYS },
     h("p", { className: "title" }, "A photograph as a table of tokens"),
     h("div", { className: "row" },
       h("label", {}, "patch size", steps, sized),

@@ -1,0 +1,182 @@
+"""explore_influence in JupyterLab and in a saved page, held to explain.influence."""
+
+import matplotlib
+import numpy as np
+import pytest
+from lab import drag, pixels, shot
+
+import mixer_lite as ml
+from mixer_lite import explain
+from mixer_lite.images import preprocess
+
+CELLS = [
+    "import mixer_lite as ml\n"
+    'model = ml.load_pretrained("mixer_nano_cifar10")\n'
+    'explorer = ml.explore_influence(model, ml.images.photo("cat"), row=2, column=5)\n'
+    "explorer",
+    "print(explorer.block, explorer.whole, explorer.row, explorer.column, explorer.direction)",
+    # A model that counts as large: it is asked patch by patch.
+    "import mixer_lite.explorers.influence as influence\n"
+    "influence.SMALL = 0\n"
+    'large = ml.explore_influence(model, ml.images.photo("cat"), row=0, column=0)\n'
+    "large",
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ml.load_pretrained("mixer_nano_cifar10")
+
+
+@pytest.fixture(scope="module")
+def matrix(model):
+    """Matrices by block, or None for the whole as the explorer estimates it."""
+    image = preprocess(ml.images.photo("cat"), model.config)
+    known = {}
+
+    def of(block):
+        if block not in known:
+            probes = 8 if block is None else None
+            known[block] = explain.influence(model, image, block, probes=probes).numpy()
+        return known[block]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def page(lab, browser):
+    with lab.notebook(browser, CELLS) as opened:
+        opened.run(0)
+        opened.locator(".influence canvas").first.wait_for()
+        yield opened
+
+
+def agree(page, row, token, top=None):
+    """The first map is this row of numbers, but for the own cell, and its scale's end is told."""
+    others = np.delete(row, token)
+    top = top or others.max()
+    table = matplotlib.colormaps["viridis"](np.linspace(0, 1, 256), bytes=True).astype(int)
+    wanted = table[(255 * row / top).round().astype(int).clip(0, 255)]
+    wanted[token] = 0  # no colour: it is hatched
+    shown = pixels(page.locator(".influence canvas").nth(1)).reshape(64, 4).astype(int)
+    # Sums in another order may round to the next of 256 colours.
+    assert np.abs(shown - wanted).max() <= 6
+    numbers = page.locator(".influence .legend span").all_inner_texts()[:3]
+    assert numbers[0] == "0"
+    assert float(numbers[2]) == pytest.approx(top, rel=0.006)
+
+
+def hover(page, canvas, token):
+    target = page.locator(".influence canvas").nth(canvas)
+    box = target.bounding_box()
+    y, x = divmod(token, 8)
+    place = {"x": (x + 0.5) / 8 * box["width"], "y": (y + 0.5) / 8 * box["height"]}
+    target.hover(position=place)
+    return target, place
+
+
+def move_about(page, matrix):
+    """What needs no Python: blocks, patches, directions, scales."""
+    agree(page, matrix(0)[21], 21)
+    slider = page.get_by_label("block", exact=True).first
+    for block in (5, 7, 3):
+        drag(slider, block)
+        agree(page, matrix(block)[21], 21)
+    hover(page, 0, 50)
+    agree(page, matrix(3)[50], 50)
+    page.locator(".influence .title").first.hover()
+    agree(page, matrix(3)[21], 21)
+    # Shares by distance, ring by ring.
+    row = matrix(3)[21]
+    rings = [max(abs(t // 8 - 2), abs(t % 8 - 5)) for t in range(64)]
+    sums = np.bincount(rings, weights=np.where(np.arange(64) == 21, 0, row))[1:]
+    shares = page.locator(".influence").first.locator(".ring output").all_inner_texts()
+    assert [float(s.removesuffix(" %")) for s in shares] == pytest.approx(
+        100 * sums / sums.sum(), abs=0.51
+    )
+    # The other direction, and a number read off the map.
+    page.locator(".influence select").nth(0).select_option("heard")
+    agree(page, matrix(3)[:, 21], 21)
+    hover(page, 1, 13)
+    rank = (np.delete(matrix(3)[:, 21], 21) > matrix(3)[13, 21]).sum() + 1
+    assert page.get_by_text(
+        f"Row 1, column 5: {matrix(3)[13, 21]:#.3g}, number {rank} of 63."
+    ).count()
+    page.locator(".influence .title").first.hover()
+    page.locator(".influence select").nth(1).select_option("true")
+    agree(page, matrix(3)[:, 21], 21, top=(matrix(3) - np.diag(np.diag(matrix(3)))).max())
+    page.locator(".influence select").nth(1).select_option("false")
+    page.locator(".influence select").nth(0).select_option("listens")
+
+
+def test_moving_about_does_not_wait_for_python(page, lab, matrix):
+    flag = lab.work / "influence_goes_on"
+    page.evaluate(
+        "(code) => { window.busy = window.panel.sessionContext.session.kernel"
+        ".requestExecute({ code }); }",
+        f"import os, time\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.05)",
+    )
+    move_about(page, matrix)
+    status = page.evaluate("window.panel.sessionContext.session.kernel.status")
+    flag.touch()
+    page.evaluate("window.busy.done")
+    assert status == "busy"
+    shot(page, "influence_lab")
+
+
+def test_choices_reach_python_and_come_from_it(page, matrix):
+    target, place = hover(page, 0, 44)
+    target.click(position=place)
+    for key in ("ArrowLeft", "ArrowUp", "ArrowRight", "ArrowRight"):
+        target.press(key)
+    assert page.run(1) == "3 False 4 5 listens\n"
+    page.python("explorer.row, explorer.column, explorer.block = 6, 0, 1")
+    page.locator(".influence .title").first.hover()
+    page.get_by_text("In block 1 the patch in row 6, column 0 listens most").first.wait_for()
+    agree(page, matrix(1)[48], 48)
+
+
+def test_the_whole_network_comes_from_python(page, matrix):
+    page.get_by_role("button", name="whole network").first.click()
+    page.get_by_text("In the whole network the patch in row 6, column 0").first.wait_for()
+    agree(page, matrix(None)[48], 48)
+    assert page.run(1) == "1 True 6 0 listens\n"
+
+
+def test_a_large_model_is_asked_patch_by_patch(page, matrix):
+    page.run(2)
+    second = page.locator(".influence").nth(1)
+    second.get_by_text("In block 0 the patch in row 0, column 0 listens").first.wait_for()
+    canvas = second.locator("canvas").nth(0)
+    box = canvas.bounding_box()
+    place = {"x": 4.5 / 8 * box["width"], "y": 0.5 / 8 * box["height"]}
+    canvas.hover(position=place)
+    assert second.get_by_text("This patch was not asked yet: click it.").count() == 1
+    canvas.click(position=place)
+    second.get_by_text("In block 0 the patch in row 0, column 4 listens").first.wait_for()
+    others = np.delete(matrix(0)[4], 4)
+    assert float(second.locator(".legend span").nth(2).inner_text()) == pytest.approx(
+        others.max(), rel=0.006
+    )
+    second.locator("select").nth(0).select_option("heard")
+    assert second.get_by_text("patches were not asked yet").count() == 1
+    second.get_by_role("button", name="Ask all 64 patches").click()
+    second.locator(".ring").first.wait_for()
+    heard = np.delete(matrix(0)[:, 4], 4)
+    assert float(second.locator(".legend span").nth(2).inner_text()) == pytest.approx(
+        heard.max(), rel=0.006
+    )
+
+
+def test_a_saved_page_works_offline(saved_page, model, matrix, tmp_path):
+    explorer = ml.explore_influence(model, ml.images.photo("cat"), row=2, column=5)
+    path = explorer.save_html(tmp_path / "influence.html")
+    assert path.stat().st_size < 400_000
+    page = saved_page(path, viewport={"width": 320, "height": 1400}, color_scheme="dark")
+    page.locator(".influence canvas").first.wait_for()
+    move_about(page, matrix)
+    page.get_by_role("button", name="whole network").click()
+    agree(page, matrix(None)[21], 21)
+    assert page.get_by_text("needs Python").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    shot(page, "influence_saved_narrow_dark")

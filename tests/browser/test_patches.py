@@ -1,0 +1,164 @@
+"""explore_patches in JupyterLab and in a saved page, held to the Python functions."""
+
+import numpy as np
+import pytest
+from einops import rearrange
+from lab import drag, pixels, shot
+
+import mixer_lite as ml
+from mixer_lite.explorers.patches import PATCH_SIZES
+
+CELLS = [
+    "import mixer_lite as ml\n"
+    'explorer = ml.explore_patches(ml.images.photo("cat"), patch_size=32, row=2, column=1)\n'
+    "explorer",
+    "chosen = []\n"
+    "explorer.observe(lambda _: chosen.append((explorer.row, explorer.column)), 'column')",
+    "print(explorer.patch_size, explorer.row, explorer.column, explorer.patches_shuffled, chosen)",
+]
+
+
+@pytest.fixture
+def twin():
+    """The same explorer on this side, moved as the page is: its pixels are the wanted ones."""
+    return ml.explore_patches(ml.images.photo("cat"))
+
+
+@pytest.fixture(scope="module")
+def page(lab, browser):
+    with lab.notebook(browser, CELLS) as opened:
+        opened.run(0)
+        opened.locator(".patches canvas").first.wait_for()
+        opened.run(1)
+        yield opened
+
+
+def view(page, name):
+    """Canvas of the photograph, the enlarged patch, the table or a token's values."""
+    place = {"photo": 0, "patch": 1, "origin": 2, "table": 3, "values": 4}
+    return page.locator(".patches canvas").nth(place[name])
+
+
+def point(canvas, row, column, rows, columns):
+    box = canvas.bounding_box()
+    canvas.hover(
+        position={
+            "x": (column + 0.5) / columns * box["width"],
+            "y": (row + 0.5) / rows * box["height"],
+        }
+    )
+
+
+def agree(page, twin, token):
+    """Everything on the page is what Python says."""
+    p = twin.patch_size
+    wanted = twin.pixels
+    assert (pixels(view(page, "photo"))[..., :3] == wanted).all()
+    table = rearrange(wanted, "(gh p1) (gw p2) c -> (gh gw) (c p1 p2)", p1=p, p2=p)
+    patch = rearrange(table[token], "(c p1 p2) -> p1 p2 c", c=3, p1=p)
+    assert (pixels(view(page, "patch"))[..., :3] == patch).all()
+    starts = np.arange(0, 3 * p * p, -(-3 * p * p // 512))
+    sums = np.add.reduceat(table.astype(float), starts, axis=1)
+    grey = np.floor(sums / np.diff([*starts, 3 * p * p]) + 0.5)
+    shown = pixels(view(page, "table"))
+    assert (shown[..., :3] == grey[..., None]).all() and (shown[..., 3] == 255).all()
+    assert (pixels(view(page, "values"))[0, :, 0] == grey[token]).all()
+
+
+def drag_and_shuffle(page, twin):
+    agree(page, twin, 15)
+    slider = page.get_by_label("patch size")
+    for p in (112, 7, 16):
+        drag(slider, PATCH_SIZES.index(p))
+        walk(twin, p)
+        agree(page, twin, twin.row * (224 // p) + twin.column)
+    names = {
+        "patches": "patches_shuffled",
+        "pixels within patches": "pixels_shuffled",
+        "all pixels": "image_shuffled",
+    }
+    for on in (True, False):
+        for label, name in names.items():
+            button = page.get_by_role("button", name=label, exact=True)
+            button.click()
+            assert button.get_attribute("aria-pressed") == str(on).lower()
+            setattr(twin, name, on)
+            agree(page, twin, twin.row * 14 + twin.column)
+            if label == "patches" and on:
+                shot(page, "patches_shuffled")
+
+
+def walk(twin, patch_size):
+    """Through the sizes one by one, as the slider goes."""
+    here, there = (PATCH_SIZES.index(p) for p in (twin.patch_size, patch_size))
+    step = 1 if there > here else -1
+    for k in range(here + step, there + step, step):
+        twin.patch_size = PATCH_SIZES[k]
+
+
+def test_slider_and_shuffles_do_not_wait_for_python(page, lab, twin):
+    flag = lab.work / "go_on"
+    page.evaluate(
+        "(code) => { window.busy = window.panel.sessionContext.session.kernel"
+        ".requestExecute({ code }); }",
+        f"import os, time\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.05)",
+    )
+    drag_and_shuffle(page, twin)
+    status = page.evaluate("window.panel.sessionContext.session.kernel.status")
+    flag.touch()
+    page.evaluate("window.busy.done")
+    assert status == "busy"
+    told = page.run(2)
+    assert told.startswith(f"16 {twin.row} {twin.column} False")
+
+
+def test_pointing_choosing_and_back(page, twin):
+    page.python("explorer.patch_size = 32")
+    page.get_by_text("32 pixels", exact=True).wait_for()
+    page.python("explorer.row, explorer.column = 2, 1")
+    page.get_by_text("is token 2 × 7 + 1 = 15").first.wait_for()
+    photo, table = view(page, "photo"), view(page, "table")
+
+    point(photo, 5, 3, 7, 7)
+    agree(page, twin, 38)  # shown while pointed at
+    marks = page.locator(".patches .shown")
+    assert marks.count() == 2  # in the photograph and in the table
+    assert marks.nth(1).evaluate("m => parseFloat(m.style.top)") == pytest.approx(100 * 38 / 49)
+    point(table, 10, 0, 49, 1)
+    agree(page, twin, 10)
+    place = marks.nth(0).evaluate("m => [parseFloat(m.style.left), parseFloat(m.style.top)]")
+    assert place == pytest.approx([100 * 3 / 7, 100 / 7])
+    page.locator(".patches .title").hover()
+    assert marks.count() == 0
+    agree(page, twin, 15)
+
+    page.run(1)  # chosen begins anew
+    point(table, 47, 0, 49, 1)
+    page.mouse.down()
+    page.mouse.up()
+    page.locator(".patches .title").hover()
+    agree(page, twin, 47)
+    for key in ("ArrowUp", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft"):
+        photo.press(key)
+    assert page.run(2) == "32 6 5 False [(6, 5), (5, 6), (6, 5)]\n"
+    table.press("ArrowUp")
+    agree(page, twin, 46)
+    assert page.evaluate("window.panel.content.activeCellIndex") == 2  # the notebook stayed
+
+    point(view(page, "patch"), 4, 9, 32, 32)
+    red, green, blue = twin.pixels[6 * 32 + 4, 4 * 32 + 9]
+    sentence = (
+        f"Pixel in line 4, place 9 of the patch: red {red} is value 137, "
+        f"green {green} is value 1161, blue {blue} is value 2185."
+    )
+    assert page.get_by_text(sentence).count() == 1
+    shot(page, "patches_lab")
+
+
+def test_a_saved_page_works_offline(saved_page, twin, tmp_path):
+    path = twin.save_html(tmp_path / "patches.html")
+    page = saved_page(path, viewport={"width": 320, "height": 1600}, color_scheme="dark")
+    view(page, "photo").wait_for()
+    drag_and_shuffle(page, twin)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    shot(page, "patches_saved_narrow_dark")
