@@ -9,7 +9,7 @@ endif
 PYTHON ?= $(shell command -v python3 || command -v python)
 export PYTHONUTF8 := 1
 
-.PHONY: lab test test-lowest setup notebooks train lint clean
+.PHONY: lab test browser test-lowest setup notebooks train lint clean
 .DEFAULT_GOAL := lab
 
 setup: .venv/ready
@@ -27,8 +27,12 @@ setup: .venv/ready
 lab: setup
 	$(BIN)/mixer-lite lab $(ARGS)
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest
+
+# The browser tests need Chromium, Chrome or Edge: found, or else installed.
+browser: setup
+	@$(BIN)/python tools/browser.py
 
 # The same tests with the oldest releases that pyproject.toml allows (needs uv).
 test-lowest:

@@ -221,7 +221,7 @@ function render({ model, el }) {
     answer.style.opacity = 1;
     const values = unpack(response.values).values, top = unpack(response.top).values;
     const channels = unpack(response.channels);
-    const all = Math.max(...values), least = Math.min(...values, 0);
+    const all = Math.max(...values, 0.2), least = Math.min(...values, 0);
     const tall = 48, plot = sheet(values.length, tall);
     const ink = rgb(0xd9, 0x5f, 0x02);
     const level = (v) => Math.round(((all - v) / (all - least || 1)) * (tall - 1));

@@ -1,0 +1,243 @@
+"""A real JupyterLab in a temporary folder, and notebooks in it driven through a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import numpy as np
+from nbformat.v4 import new_code_cell, new_notebook
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+ARTIFACTS = ROOT / ".artifacts"  # screenshots, to be looked at
+PATIENCE = 120  # seconds for anything that a busy machine may delay
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+
+_spec = importlib.util.spec_from_file_location("browser_tool", ROOT / "tools" / "browser.py")
+tool = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tool)
+
+
+@contextmanager
+def chromium():
+    """The browser, headless; it reaches this machine alone."""
+    path = tool.find()
+    assert path, "No browser was found: run python tools/browser.py, which installs one."
+    args = ["--disable-gpu", "--disable-background-networking", "--enable-precise-memory-info"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        args.append("--no-sandbox")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=args, timeout=1000 * PATIENCE
+        )
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def jupyterlab(folder: Path):
+    """JupyterLab on a free port, all that it writes under ``folder``: its address with token."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token, work = secrets.token_hex(16), folder / "work"
+    work.mkdir()
+    _settings(folder, "apputils-extension/notification", fetchNews="false", checkForUpdates=False)
+    environment = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    if environment.pop("PYTHONDONTWRITEBYTECODE", None):  # else every kernel compiles torch anew
+        environment["PYTHONPYCACHEPREFIX"] = os.environ.get(
+            "PYTHONPYCACHEPREFIX", str(folder / "pycache")
+        )
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+        "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={work}",
+        f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True",
+    ]  # fmt: skip
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        _await_server(server, f"http://127.0.0.1:{port}/api/status?token={token}", folder)
+        yield Lab(f"http://127.0.0.1:{port}", token, work)
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _settings(folder: Path, plugin: str, **values) -> None:
+    path = folder / "config" / "lab" / "user-settings" / "@jupyterlab"
+    path = path / f"{plugin}.jupyterlab-settings"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def _await_server(server: subprocess.Popen, address: str, folder: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"JupyterLab did not start: {(folder / 'server.log').read_text()[-2000:]}")
+
+
+class Lab:
+    """A running JupyterLab."""
+
+    def __init__(self, address: str, token: str, work: Path):
+        self.address, self.token, self.work = address, token, work
+        self.count = 0
+
+    @contextmanager
+    def notebook(self, browser, cells, *, dark=False, width=1280, height=1400):
+        """A :class:`Page` with a notebook of these cells (sources, or a file to copy) open.
+
+        At the end the kernel is shut down, and an error in the console fails the test.
+        """
+        self.count += 1
+        name = f"notebook_{self.count}.ipynb"
+        if isinstance(cells, Path):
+            notebook = nbformat.read(cells, as_version=4)
+        else:
+            notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
+        notebook.metadata["kernelspec"] = KERNEL
+        nbformat.write(notebook, self.work / name)
+        context = browser.new_context(viewport={"width": width, "height": height})
+        context.set_default_timeout(1000 * PATIENCE)
+        try:
+            page = Page(context.new_page())
+            page.goto(f"{self.address}/lab/workspaces/w{self.count}?token={self.token}")
+            page.open(name, dark)
+            yield page
+            page.close_notebook()
+            assert page.errors == []
+        finally:
+            context.close()
+
+
+class Page:
+    """A browser's page with a notebook; unknown names are those of Playwright's page."""
+
+    def __init__(self, page):
+        self.page, self.errors = page, []
+        page.on("console", self._note)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def __getattr__(self, name):
+        return getattr(self.page, name)
+
+    def _note(self, message) -> None:
+        if message.type == "error":
+            self.errors.append(f"{message.text} ({message.location.get('url', '')})")
+
+    def open(self, name: str, dark: bool) -> None:
+        self.page.wait_for_function("window.jupyterapp?.commands")
+        self.page.evaluate(
+            """async ([name, dark]) => {
+                const app = window.jupyterapp;
+                await app.restored;
+                const theme = "JupyterLab Dark";
+                if (dark) await app.commands.execute("apputils:change-theme", { theme });
+                const panel = await app.commands.execute("docmanager:open", { path: name });
+                await panel.context.ready;
+                await panel.sessionContext.ready;
+                window.panel = panel;
+            }""",
+            [name, dark],
+        )
+
+    def close_notebook(self) -> None:
+        self.page.evaluate("window.panel.sessionContext.shutdown()")
+
+    def run(self, index: int) -> str:
+        """Run a cell, wait for its end, and return the text that it printed."""
+        self.page.evaluate(
+            """async (index) => {
+                window.panel.content.activeCellIndex = index;
+                await window.jupyterapp.commands.execute("notebook:run-cell");
+            }""",
+            index,
+        )
+        return self.printed(index)
+
+    def printed(self, index: int) -> str:
+        """What a cell has printed until now; an exception in it is one here."""
+        return self.page.evaluate(
+            """(index) => {
+                const { outputs } = window.panel.content.widgets[index].model;
+                let text = "";
+                for (let i = 0; i < outputs.length; i++) {
+                    const output = outputs.get(i).toJSON();
+                    if (output.output_type === "error")
+                        throw new Error(`${output.ename}: ${output.evalue}`);
+                    if (output.output_type === "stream") text += [].concat(output.text).join("");
+                }
+                return text;
+            }""",
+            index,
+        )
+
+    def cell(self, index: int):
+        """Locator of a cell."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
+    def python(self, code: str) -> str:
+        """Run code in the notebook's kernel beside its cells: what it prints."""
+        return self.page.evaluate(
+            """async (code) => {
+                const future = window.panel.sessionContext.session.kernel.requestExecute({ code });
+                let text = "";
+                future.onIOPub = ({ header, content }) => {
+                    if (header.msg_type === "stream") text += content.text;
+                };
+                const { content } = await future.done;
+                if (content.status !== "ok") throw new Error(`${content.ename}: ${content.evalue}`);
+                return text;
+            }""",
+            code,
+        )
+
+
+def pixels(canvas) -> np.ndarray:
+    """A canvas's own pixels, whatever size it is shown in: RGBA bytes ``(h, w, 4)``."""
+    width, *values = canvas.evaluate(
+        """(canvas) => {
+            const { width, height } = canvas;
+            return [width, ...canvas.getContext("2d").getImageData(0, 0, width, height).data];
+        }"""
+    )
+    return np.array(values, np.uint8).reshape(-1, width, 4)
+
+
+def drag(slider, value: int) -> None:
+    """Move a range input as a reader does: with the keyboard, one step at a time."""
+    slider.focus()
+    now = int(slider.input_value())
+    for _ in range(abs(value - now)):
+        slider.press("ArrowRight" if value > now else "ArrowLeft")
+
+
+def shot(page, name: str) -> Path:
+    """Keep a screenshot under ``.artifacts/``."""
+    ARTIFACTS.mkdir(exist_ok=True)
+    path = ARTIFACTS / f"{name}.png"
+    page.screenshot(path=path)
+    return path

@@ -1,0 +1,261 @@
+"""explore_filters in JupyterLab and in a saved page, held to the Python functions."""
+
+import time
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from lab import PATIENCE, drag, pixels, shot
+
+import mixer_lite as ml
+from mixer_lite import datasets, explain, filters
+from mixer_lite.explorers.base import quantized
+from mixer_lite.explorers.filters import IMAGES
+from mixer_lite.images import preprocess
+
+CELLS = [
+    "import mixer_lite as ml\n"
+    'model = ml.load_pretrained("mixer_nano_cifar10")\n'
+    'explorer = ml.explore_filters(model, ml.images.photo("cat"))\n'
+    "explorer",
+    "chosen = []\nexplorer.observe(lambda change: chosen.append(change.new), 'unit')",
+    "print(chosen, explorer.unit)",
+    # A model that importance and re-runs cost little.
+    "import torch\n"
+    "torch.manual_seed(3)\n"
+    "small = ml.MlpMixer(image_size=32, patch_size=8, num_classes=10, num_blocks=2,\n"
+    "                    hidden_dim=12, tokens_mlp_dim=7, channels_mlp_dim=20)\n"
+    "small.config = model.config\n"
+    "other = ml.explore_filters(small)\n"
+    "other",
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ml.load_pretrained("mixer_nano_cifar10")
+
+
+@pytest.fixture(scope="module")
+def page(lab, browser):
+    with lab.notebook(browser, CELLS) as opened:
+        opened.run(0)
+        opened.locator("canvas.units").wait_for()
+        yield opened
+
+
+def colours(maps, order, across, shared=False):
+    """The whole sheet, from Python's own numbers: RGBA ``(h, w, 4)``."""
+    sent = quantized(maps)
+    numbers = np.frombuffer(sent["data"], np.int8).reshape(sent["shape"]).astype(float)
+    if shared:
+        scale = np.float32(sent["scale"]).astype(float)
+        numbers = np.floor(numbers * (scale / scale.max())[:, None, None] + 0.5)
+    table = matplotlib.colormaps["RdBu_r"](np.linspace(0, 1, 255), bytes=True)
+    n, gh, gw = maps.shape
+    sheet = np.zeros((-(-n // across) * (gh + 1), across * (gw + 1), 4), np.uint8)
+    for k, unit in enumerate(order):
+        y, x = k // across * (gh + 1), k % across * (gw + 1)
+        sheet[y : y + gh, x : x + gw] = table[127 + numbers[unit].astype(int)]
+    return sheet
+
+
+def soon_equal(canvas, wanted):
+    """Wait until the canvas shows these pixels; say how many differ if it never does."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        shown = pixels(canvas)
+        if shown.shape == wanted.shape and (shown == wanted).all():
+            return
+        time.sleep(0.1)
+    assert shown.shape == wanted.shape
+    assert (shown != wanted).any(axis=2).sum() == 0
+
+
+def drag_through_blocks(page, model):
+    canvas = page.locator("canvas.units").first
+    across = pixels(canvas).shape[1] // 9
+    slider = page.get_by_label("block", exact=True).first
+    page.get_by_label("order").first.select_option("index")
+    before = pixels(canvas)
+    for block in (5, model.num_blocks - 1, 2):
+        drag(slider, block)
+        shown = pixels(canvas)
+        wanted = colours(filters.token_filters(model, block), range(64), across)
+        assert shown.shape == wanted.shape and (shown == wanted).all()
+        assert (shown != before).any()
+        before = shown
+
+
+def test_dragging_shows_what_python_says_without_waiting_for_it(page, lab, model):
+    flag = lab.work / "go_on"
+    page.evaluate(
+        "(code) => { window.busy = window.panel.sessionContext.session.kernel"
+        ".requestExecute({ code }); }",
+        f"import os, time\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.05)",
+    )
+    drag_through_blocks(page, model)
+    status = page.evaluate("window.panel.sessionContext.session.kernel.status")
+    flag.touch()
+    page.evaluate("window.busy.done")
+    assert status == "busy"
+    assert page.python("print(explorer.block, explorer.order)").split() == ["2", "index"]
+
+
+def test_orders_layers_and_scales(page, model):
+    canvas = page.locator("canvas.units").first
+    across = pixels(canvas).shape[1] // 9
+    drag(page.get_by_label("block", exact=True).first, 3)
+    reads, writes = (filters.token_filters(model, 3, layer) for layer in ("fc1", "fc2"))
+    page.get_by_label("order").first.select_option("frequency")
+    soon_equal(canvas, colours(reads, filters.order_by_frequency(reads).tolist(), across))
+    page.get_by_label("layer").first.select_option("fc2")
+    page.get_by_label("order").first.select_option("pairs")
+    pairs = filters.pair_opposite_phases(writes).flatten().tolist()
+    soon_equal(canvas, colours(writes, pairs, across))
+    page.get_by_label("colours").first.select_option("block")
+    soon_equal(canvas, colours(writes, pairs, across, shared=True))
+    # Python can choose, too.
+    page.python("explorer.layer, explorer.order, explorer.scale = 'fc1', 'index', 'unit'")
+    soon_equal(canvas, colours(reads, range(64), across))
+    assert page.get_by_label("layer").first.input_value() == "fc1"
+
+
+def test_a_chosen_unit_reaches_python(page, model):
+    page.run(1)
+    page.python("explorer.block, explorer.layer, explorer.order = 4, 'fc1', 'index'")
+    canvas = page.locator("canvas.units").first
+    across = pixels(canvas).shape[1] // 9
+    soon_equal(canvas, colours(filters.token_filters(model, 4), range(64), across))
+    box = canvas.bounding_box()
+    rows = 64 // across
+    canvas.click(position={"x": box["width"] * 5.4 / across, "y": box["height"] * 1.4 / rows})
+    unit = across + 5
+    page.wait_for_function(f"document.body.innerText.includes('Unit {unit} of block 4')")
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "End", "Home"):
+        canvas.press(key)
+    steps = [unit, unit + 1, unit + 1 + across, unit + across, unit, 63, 0]
+    assert page.run(2).split(" ") == f"{steps} 0\n".split(" ")
+
+    # The pictures of one unit.
+    canvas.press("End")
+    maps = filters.token_filters(model, 4)
+    figures = page.locator(".mixer-lite").first.locator("figure canvas")
+    writes = filters.token_filters(model, 4, "fc2")
+    other = filters.closest_inverse(maps)[0][63].item()
+    for k, wanted in ((0, maps[63:]), (1, writes[63:]), (3, maps[other : other + 1])):
+        soon_equal(figures.nth(k), colours(wanted, [0], 1)[:8, :8])
+    power = filters.spectrum(maps[63:])[0]
+    table = matplotlib.colormaps["viridis"](np.linspace(0, 1, 256), bytes=True).astype(int)
+    wanted = table[(255 * power / power.max()).round().int().numpy()]
+    assert np.abs(pixels(figures.nth(2)) - wanted).max() <= 16  # weights are rounded on their way
+
+
+def shares(page):
+    """The bars' texts: [(before, after)] in percent."""
+    texts = page.locator(".mixer-lite").first.locator(".bar output").all_inner_texts()
+    return [[float(part.removesuffix(" %")) for part in text.split(" → ")] for text in texts]
+
+
+def test_switching_units_off_changes_the_bars_by_the_right_amount(page, model):
+    image = preprocess(ml.images.photo("cat"), model.config)
+    with torch.no_grad():
+        before = model(image)[0].softmax(dim=0)
+        order = before.argsort(descending=True)[:6]
+        page.python("explorer.block, explorer.unit = 2, 9")
+        page.get_by_role("button", name="Switch this unit off").click()
+        page.get_by_text("1 unit off").wait_for()
+        page.python("explorer.unit = 30")
+        page.get_by_role("button", name="Switch this unit off").click()
+        page.get_by_text("2 units off").wait_for()
+        assert page.python("print(explorer.off)") == "[[2, 9], [2, 30]]\n"
+        with explain.edit(model) as units:
+            units.remove(2, [9, 30])
+            after = model(image)[0].softmax(dim=0)
+    assert (after - before).abs().max() > 1e-3, "these units must matter, else the test is void"
+    top = torch.maximum(before, after).argsort(descending=True)[:6]
+    top = top[before[top].argsort(descending=True)]
+    wanted = [[100 * before[i].item(), 100 * after[i].item()] for i in top]
+    page.wait_for_function(
+        "text => [...document.querySelectorAll('.bar output')].some(o => o.value === text)",
+        arg=" → ".join(f"{share:.1f} %" for share in wanted[0]),
+    )
+    assert np.abs(np.array(shares(page)) - wanted).max() <= 0.051
+    shot(page, "filters_off")
+    page.get_by_role("button", name="Switch all on again").click()
+    page.get_by_text("all units on").wait_for()
+    page.wait_for_function("() => [...document.querySelectorAll('.bar output')].every("
+                           "o => new Set(o.value.split(' → ')).size === 1)")  # fmt: skip
+    assert [a for a, _ in shares(page)] == pytest.approx((100 * before[order]).tolist(), abs=0.051)
+    assert page.python("print(explorer.off)") == "[]\n"
+
+
+def test_order_by_importance(page, model):
+    page.run(3)
+    canvas = page.locator("canvas.units").nth(1)
+    canvas.wait_for()
+    page.get_by_label("order").nth(1).select_option("importance")
+    torch.manual_seed(3)
+    small = ml.MlpMixer(image_size=32, patch_size=8, num_classes=10, num_blocks=2, hidden_dim=12,
+                        tokens_mlp_dim=7, channels_mlp_dim=20)  # fmt: skip
+    images, labels = datasets.cifar10_sample()
+    step = len(images) // IMAGES
+    batch = preprocess(images[::step], model.config)
+    measured = explain.unit_importance(small, batch, labels[::step], 0)
+    order = measured.loss.argsort(descending=True).tolist()
+    wanted = colours(filters.token_filters(small, 0), order, pixels(canvas).shape[1] // 5)
+    soon_equal(canvas, wanted)
+    assert f"loss {'+' if measured.loss[0] >= 0 else '−'}" in page.cell(3).inner_text()
+
+
+def test_twenty_runs_of_a_cell_leave_nothing_behind(page):
+    def left(session):
+        session.send("HeapProfiler.collectGarbage")
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return {m["name"]: m["value"] for m in metrics}
+
+    session = page.context.new_cdp_session(page.page)
+    session.send("Performance.enable")
+    page.run(3)
+    canvases = page.locator("canvas").count()
+    before = left(session)
+    for _ in range(20):
+        page.run(3)
+        page.cell(3).locator("canvas.units").wait_for()
+    assert page.locator("canvas").count() == canvases
+    after = left(session)
+    # One explorer has some 15 listeners and 130 nodes: twenty of them would show.
+    assert after["JSEventListeners"] - before["JSEventListeners"] < 60
+    assert after["Nodes"] - before["Nodes"] < 600
+    waiting = page.python(
+        "import threading; print(sum('_order_rest' in t.name for t in threading.enumerate()))"
+    )
+    assert int(waiting) <= 1
+
+
+def test_a_saved_page_passes_the_same_drag_test_offline(saved_page, model, tmp_path):
+    explorer = ml.explore_filters(model, ml.images.photo("cat"))
+    path = explorer.save_html(tmp_path / "filters.html")
+    assert path.stat().st_size < 2_000_000
+    page = saved_page(path)
+    page.locator("canvas.units").wait_for()
+    drag_through_blocks(page, model)
+    assert page.get_by_role("button", name="Switch this unit off").is_disabled()
+    assert page.get_by_text("Switching units off needs Python").count() == 1
+    shot(page, "filters_saved")
+
+
+def test_dark_and_narrow(lab, browser, saved_page, model, tmp_path):
+    explorer = ml.explore_filters(model)
+    path = explorer.save_html(tmp_path / "filters.html")
+    page = saved_page(path, viewport={"width": 320, "height": 900}, color_scheme="dark")
+    page.locator("canvas.units").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    # Fewer maps in a row, so that a finger can hit one; still the right ones.
+    canvas = page.locator("canvas.units")
+    page.get_by_label("order").select_option("index")
+    across = pixels(canvas).shape[1] // 9
+    assert canvas.bounding_box()["width"] / across >= 22
+    soon_equal(canvas, colours(filters.token_filters(model, 0), range(64), across))
+    shot(page, "filters_narrow_dark")
