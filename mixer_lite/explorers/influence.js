@@ -193,8 +193,8 @@ function render({ model, el }) {
   el.append(h("div", { className: "mixer-lite influence", ...OWN_KEYS },
     h("p", { className: "title" }, "Whom patches listen to"),
     h("div", { className: "row" }, depth, all,
-      choice(model, "direction", { label: "", options: [["listens", "whom it listens to"], ["heard", "who listens to it"]], signal }),
-      choice(model, "one_scale", { label: "", options: [[false, "each map on its own scale"], [true, "one scale for all patches"]], signal })),
+      choice(model, "direction", { label: "map", options: [["listens", "whom it listens to"], ["heard", "who listens to it"]], signal }),
+      choice(model, "one_scale", { label: "colours", options: [[false, "each map on its own scale"], [true, "one scale for all patches"]], signal })),
     h("div", { className: "row views" }, image.node, map.node, rings),
     waits, ask, told, reading, estimate,
     h("p", { className: "say note" }, "Point at a patch of the photograph; click, or use the arrow keys, to keep it. " +
