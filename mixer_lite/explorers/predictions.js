@@ -254,8 +254,8 @@ function render({ model, el }) {
     photo.canvas.setAttribute("aria-label",
       `${base.label}, ${gh} by ${gw} patches, coloured by what each says for ${name}. Arrow keys move from patch to patch` +
       (live ? ", the space bar covers or uncovers." : "."));
-    legendNumbers[0].textContent = `−${scale.toFixed(1)} against ${name}`;
-    legendNumbers[1].textContent = `for ${name} +${scale.toFixed(1)}`;
+    legendNumbers[0].textContent = `against −${scale.toFixed(1)}`;
+    legendNumbers[1].textContent = `+${scale.toFixed(1)} for it`;
     if (!evidence) {
       sum.textContent = live ? `Python is asked for the evidence for ${name}.` : `The evidence for ${name} needs Python.`;
       return;
