@@ -1,8 +1,10 @@
 // Helpers that every explorer's code begins with.
 
-// An element with attributes and children; on... attributes are listeners.
+// An element with attributes and children; on... attributes are listeners. JupyterLab takes arrow
+// keys and Enter for itself, and moves from cell to cell, unless the focused element says no.
 function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
+  node.setAttribute("data-lm-suppress-shortcuts", "true");
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name in node && name !== "list") node[name] = value;
@@ -11,10 +13,6 @@ function h(tag, attributes = {}, ...children) {
   node.append(...children);
   return node;
 }
-
-// For an explorer's outermost element: JupyterLab would take arrow keys and Enter for itself, and
-// move from cell to cell while a slider or a button has the focus.
-const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
 
 // Bytes of a trait -> a typed array without a copy where alignment allows.
 function typed(view, Kind = Uint8Array) {

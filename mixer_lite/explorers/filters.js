@@ -316,7 +316,7 @@ function render({ model, el }) {
   const without = !pictured
     ? h("p", { className: "note" }, "With an image, explore_filters(model, image), this place shows how the unit answers to it and how the prediction changes without it.")
     : withoutPython(model, "Switching units off");
-  const root = h("div", { className: "mixer-lite filters", ...OWN_KEYS },
+  const root = h("div", { className: "mixer-lite filters" },
     title, sentence,
     h("div", { className: "row" },
       slider(model, "block", { label: "block", min: 0, max: blocks - 1, signal }),

@@ -190,7 +190,7 @@ function render({ model, el }) {
   }
 
   const complete = () => Object.keys(get("_maps")).length > blocks;
-  el.append(h("div", { className: "mixer-lite influence", ...OWN_KEYS },
+  el.append(h("div", { className: "mixer-lite influence" },
     h("p", { className: "title" }, "Whom patches listen to"),
     h("div", { className: "row" }, depth, all,
       choice(model, "direction", { label: "map", options: [["listens", "whom it listens to"], ["heard", "who listens to it"]], signal }),

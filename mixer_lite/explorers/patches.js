@@ -259,7 +259,7 @@ function render({ model, el }) {
   const told = h("p", { className: "say" });
   const reading = h("p", { className: "say note" });
   const live = spoken();
-  const root = h("div", { className: "mixer-lite patches", ...OWN_KEYS },
+  const root = h("div", { className: "mixer-lite patches" },
     h("p", { className: "title" }, "A photograph as a table of tokens"),
     h("div", { className: "row" },
       h("label", {}, "patch size", steps, sized),

@@ -80,7 +80,7 @@ function render({ model, el }) {
   const colours = typed(model.get("_signed")), bias = unpack(model.get("_bias")).values;
   let cursor = null; // the patch pointed at, by its place
   let at = blocks; // the depth read out
-  const root = h("div", { className: live ? "mixer-lite live" : "mixer-lite", ...OWN_KEYS });
+  const root = h("div", { className: live ? "mixer-lite live" : "mixer-lite" });
 
   // --- which photograph ---
   const thumbnails = h("div", { className: "thumbnails", role: "group", "aria-label": "Photograph" });
