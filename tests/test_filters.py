@@ -345,3 +345,22 @@ def test_degenerate_filters_give_finite_answers(filters):
     assert len(set(pairs.flatten().tolist())) == n - n % 2
     if n and filters.std() == 0:
         assert f.order_by_frequency(filters).tolist() == list(range(n))
+
+
+def test_closest_inverse_by_brute_force():
+    filters = torch.randn(7, 3, 4)
+    filters[5] = -3 * filters[2]
+    index, similarity = f.closest_inverse(filters)
+    for i in range(7):
+        cosines = {
+            j: torch.nn.functional.cosine_similarity(
+                filters[i].flatten(), filters[j].flatten(), dim=0
+            ).item()
+            for j in range(7)
+            if j != i
+        }
+        assert index[i].item() == min(cosines, key=cosines.get)
+        assert similarity[i].item() == pytest.approx(min(cosines.values()), abs=1e-6)
+    assert (index[2].item(), index[5].item()) == (5, 2)
+    alone, zero = f.closest_inverse(filters[:1])
+    assert (alone.tolist(), zero.tolist()) == ([0], [0.0])

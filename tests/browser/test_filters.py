@@ -1,5 +1,6 @@
 """explore_filters in JupyterLab and in a saved page, held to the Python functions."""
 
+import json
 import time
 
 import matplotlib
@@ -73,6 +74,14 @@ def soon_equal(canvas, wanted):
     assert (shown != wanted).any(axis=2).sum() == 0
 
 
+def until(page, expression, wanted):
+    """Wait until an expression in the kernel prints this."""
+    end = time.monotonic() + PATIENCE
+    while (said := page.python(f"print({expression})").strip()) != wanted:
+        assert time.monotonic() < end, f"{expression} is {said}, not {wanted}"
+        time.sleep(0.1)
+
+
 def drag_through_blocks(page, model):
     canvas = page.locator("canvas.units").first
     across = pixels(canvas).shape[1] // 9
@@ -136,7 +145,11 @@ def test_a_chosen_unit_reaches_python(page, model):
     for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "End", "Home"):
         canvas.press(key)
     steps = [unit, unit + 1, unit + 1 + across, unit + across, unit, 63, 0]
-    assert page.run(2).split(" ") == f"{steps} 0\n".split(" ")
+    # While Python is busy, only the last of several choices is sent; so some may be left out.
+    until(page, "explorer.unit", "0")
+    told, now = page.run(2).strip().rsplit(" ", 1)
+    left = iter(steps)
+    assert now == "0" and told.endswith(" 0]") and all(u in left for u in json.loads(told))
 
     # The pictures of one unit.
     canvas.press("End")
@@ -158,37 +171,47 @@ def shares(page):
     return [[float(part.removesuffix(" %")) for part in text.split(" → ")] for text in texts]
 
 
+def soon_shares(page, wanted):
+    """Wait until the bars say these percentages, to their one decimal."""
+    end = time.monotonic() + PATIENCE
+    while np.abs(np.array(shares(page)) - wanted).max() > 0.0501:
+        assert time.monotonic() < end, f"{shares(page)} are not {wanted}"
+        time.sleep(0.1)
+
+
 def test_switching_units_off_changes_the_bars_by_the_right_amount(page, model):
     image = preprocess(ml.images.photo("cat"), model.config)
     with torch.no_grad():
         before = model(image)[0].softmax(dim=0)
         order = before.argsort(descending=True)[:6]
-        page.python("explorer.block, explorer.unit = 2, 9")
+        change = []
+        for unit in range(64):  # the two that matter most, else the test says little
+            with explain.edit(model) as units:
+                units.remove(2, unit)
+                change.append((model(image)[0].softmax(dim=0) - before).abs().max().item())
+        one, two = sorted(np.argsort(change)[-2:].tolist())
+        page.python(f"explorer.block, explorer.unit = 2, {one}")
+        page.get_by_text(f"Unit {one} of block 2").wait_for()
         page.get_by_role("button", name="Switch this unit off").click()
         page.get_by_text("1 unit off").wait_for()
-        page.python("explorer.unit = 30")
+        page.python(f"explorer.unit = {two}")
+        page.get_by_text(f"Unit {two} of block 2").wait_for()
         page.get_by_role("button", name="Switch this unit off").click()
         page.get_by_text("2 units off").wait_for()
-        assert page.python("print(explorer.off)") == "[[2, 9], [2, 30]]\n"
+        until(page, "explorer.off", f"[[2, {one}], [2, {two}]]")
         with explain.edit(model) as units:
-            units.remove(2, [9, 30])
+            units.remove(2, [one, two])
             after = model(image)[0].softmax(dim=0)
-    assert (after - before).abs().max() > 1e-3, "these units must matter, else the test is void"
+    assert (after - before).abs().max() > 2e-3, "must show in percent with one decimal"
     top = torch.maximum(before, after).argsort(descending=True)[:6]
     top = top[before[top].argsort(descending=True)]
     wanted = [[100 * before[i].item(), 100 * after[i].item()] for i in top]
-    page.wait_for_function(
-        "text => [...document.querySelectorAll('.bar output')].some(o => o.value === text)",
-        arg=" → ".join(f"{share:.1f} %" for share in wanted[0]),
-    )
-    assert np.abs(np.array(shares(page)) - wanted).max() <= 0.051
+    soon_shares(page, wanted)
     shot(page, "filters_off")
     page.get_by_role("button", name="Switch all on again").click()
-    page.get_by_text("all units on").wait_for()
-    page.wait_for_function("() => [...document.querySelectorAll('.bar output')].every("
-                           "o => new Set(o.value.split(' → ')).size === 1)")  # fmt: skip
-    assert [a for a, _ in shares(page)] == pytest.approx((100 * before[order]).tolist(), abs=0.051)
-    assert page.python("print(explorer.off)") == "[]\n"
+    page.get_by_text("all units on", exact=True).wait_for()
+    soon_shares(page, [[100 * p] * 2 for p in before[order].tolist()])
+    until(page, "explorer.off", "[]")
 
 
 def test_order_by_importance(page, model):
@@ -225,6 +248,7 @@ def test_twenty_runs_of_a_cell_leave_nothing_behind(page):
         page.cell(3).locator("canvas.units").wait_for()
     assert page.locator("canvas").count() == canvases
     after = left(session)
+    print({k: (before[k], after[k]) for k in before})
     # One explorer has some 15 listeners and 130 nodes: twenty of them would show.
     assert after["JSEventListeners"] - before["JSEventListeners"] < 60
     assert after["Nodes"] - before["Nodes"] < 600
