@@ -319,7 +319,7 @@ function render({ model, el }) {
   // --- depth ---
   const W = 340, H = 150, L = 44, R = 10, T = 8, B = 30;
   const X = (n) => L + ((W - L - R) * n) / blocks, Y = (p) => T + (H - T - B) * (1 - p);
-  const chart = svg("svg", { viewBox: `0 0 ${W} ${H}`, tabindex: 0, role: "slider", "aria-label": "Blocks passed", "aria-valuemin": 0, "aria-valuemax": blocks });
+  const chart = svg("svg", { viewBox: `0 0 ${W} ${H}`, tabindex: 0, role: "slider", "aria-label": "Blocks passed", "data-lm-suppress-shortcuts": "true", "aria-valuemin": 0, "aria-valuemax": blocks });
   const paths = svg("g", { fill: "none", "stroke-linejoin": "round" });
   const needle = svg("line", { y1: Y(1), y2: Y(0), stroke: "currentColor", "stroke-dasharray": "2 2" });
   const readout = h("p", { className: "readout" });
