@@ -66,7 +66,7 @@ class FilterExplorer(Explorer):
     layer = traitlets.Enum(LAYERS, "fc1").tag(sync=True)
     order = traitlets.Enum(ORDERS, "pairs").tag(sync=True)
     scale = traitlets.Enum(SCALES, "unit").tag(sync=True)
-    off = traitlets.List().tag(sync=True)
+    off: traitlets.List = traitlets.List().tag(sync=True)
     predictions = traitlets.Dict().tag(sync=True)
 
     # For the page alone. Letters: L blocks, 2 layers (fc1, fc2), D_S units.
@@ -216,8 +216,8 @@ class FilterExplorer(Explorer):
                 with self._edited():
                     after = self.model(self._pixels)[0].softmax(dim=0)
             # The classes that are highest in either, and stay in the order of before.
-            top = torch.maximum(before, after).topk(min(CLASSES, len(before))).indices
-            top = top[before[top].argsort(descending=True, stable=True)].tolist()
+            high = torch.maximum(before, after).topk(min(CLASSES, len(before))).indices
+            top = high[before[high].argsort(descending=True, stable=True)].tolist()
             names = self.model.config.class_names if self.model.config else ()
             self.predictions = dict(
                 labels=[names[i] if names else f"class {i}" for i in top],
@@ -259,7 +259,8 @@ class FilterExplorer(Explorer):
     def figure(self) -> Picture:
         """The maps of the chosen block as the page shows them."""
         maps = self._folded[self.block, LAYERS.index(self.layer)][self.shown()].double().cpu()
-        most = maps.abs().amax(dim=(1, 2) if self.scale == "unit" else None, keepdim=True)
+        alike = (1, 2) if self.scale == "unit" else (0, 1, 2)
+        most = maps.abs().amax(dim=alike, keepdim=True)
         maps = torch.nn.functional.pad(maps / most.clamp_min(1e-300), (0, 1, 0, 1), value=math.nan)
         columns = self._sizes["columns"]
         rows = -(-len(maps) // columns)
