@@ -22,7 +22,10 @@ class Bundled:
 
 
 BUNDLED = {
-    "mixer_nano_cifar10": Bundled("mixer_nano_cifar10.safetensors", "0" * 64),
+    "mixer_nano_cifar10": Bundled(
+        "mixer_nano_cifar10.safetensors",
+        "c2ac4662871c45f74cf6242b1069729194fe9307e1a702bb3d4a8f122045c77c",
+    ),
 }
 
 _FROM_SCRATCH = (
