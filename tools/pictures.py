@@ -25,7 +25,7 @@ def predictions() -> ml.figures.Picture:
     images = [ml.images.photo("cat"), ml.images.photo("eagle"), *(sample[i] for i in picks)]
     truths = ["cat", "bird", *(names[labels[i]] for i in picks)]
     answers = ml.predict(model, images, top_k=3)
-    return ml.figures.show_predictions(images, answers, truths, columns=4)
+    return ml.figures.show_predictions(images, answers, truths)
 
 
 def filters() -> ml.figures.Picture:
