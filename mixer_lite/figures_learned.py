@@ -772,7 +772,7 @@ def plot_influence(
     wide = min(len(rows) + extra, 4)
     lines = -(-(len(rows) + extra) // wide)
     cell = {1: 3.6, 2: 3.2}.get(wide, 7.2 / wide)
-    size = (cell * wide + 0.9, lines * (min(cell, cell * gh / gw) + 0.6) + 0.25 * bool(title))
+    size = (cell * wide + 0.9, lines * (min(cell, cell * gh / gw) + 0.8) + 0.25 * bool(title))
     figure, axes = canvas(lines, wide, size=size, alt="", squeeze=False)
     figure.set_layout_engine("constrained")  # "compressed" cuts the colour bar's numbers
     if title:

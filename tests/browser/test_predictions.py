@@ -2,13 +2,12 @@
 
 import io
 import json
-import time
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from lab import PATIENCE, drag, pixels, shot
+from lab import at_rest, drag, pixels, shot, soon, soon_told
 from PIL import Image
 
 import mixer_lite as ml
@@ -54,18 +53,6 @@ def blended(model, explorer, chosen, overlay):
     steps = 127 + np.floor(127 * evidence / top + 0.5).astype(int)  # (gh, gw)
     colours = table[steps].repeat(model.patch_size, 0).repeat(model.patch_size, 1)
     return (1 - overlay / 100) * seen + overlay / 100 * colours
-
-
-def soon(check):
-    """Wait until an assertion holds; raise it when it never does."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return check()
-        except AssertionError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
 
 
 def soon_shows(page, wanted):
@@ -179,7 +166,8 @@ def test_covering_changes_the_bars_by_the_right_amount(page, model, explorer):
         was = model(explorer._tensors[0][None])[0].softmax(0).max()
     assert f"before {100 * float(was):.1f} %" in before
     # A drag along a row covers it.
-    box, side = canvas.bounding_box(), canvas.bounding_box()["width"] / 8
+    box = at_rest(canvas)
+    side = box["width"] / 8
     page.mouse.move(box["x"] + 2.5 * side, box["y"] + 4.5 * side)
     page.mouse.down()
     page.mouse.move(box["x"] + 5.5 * side, box["y"] + 4.5 * side, steps=12)
@@ -187,7 +175,7 @@ def test_covering_changes_the_bars_by_the_right_amount(page, model, explorer):
     explorer.covered = [27, 34, 35, 36, 37]
     soon_says(page, model, explorer)
     soon_shows(page, blended(model, explorer, explorer.chosen_class, 50))
-    assert json.loads(page.python(STATE))[2] == explorer.covered
+    soon_told(lambda: json.loads(page.python(STATE))[2], explorer.covered)
     shot(page, "predictions_covered")
     # A click uncovers, and so does the space bar.
     canvas.click(position=patch_position(page, 27))
@@ -195,7 +183,7 @@ def test_covering_changes_the_bars_by_the_right_amount(page, model, explorer):
     canvas.press(" ")
     explorer.covered = [34, 36, 37]
     soon_says(page, model, explorer)
-    assert json.loads(page.python(STATE))[2] == explorer.covered
+    soon_told(lambda: json.loads(page.python(STATE))[2], explorer.covered)
 
 
 def test_shuffling_and_covering_and_back(page, model, explorer):
@@ -232,7 +220,7 @@ def test_a_file_is_opened_and_a_bad_one_is_one_sentence(page, model, explorer):
     file.set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
     alert = page.locator(".mixer-lite .alert")
     soon(lambda: _reads(alert, "Cannot read notes.txt: it is not an image"))
-    assert json.loads(page.python(STATE))[5] == 8
+    soon_told(lambda: json.loads(page.python(STATE))[5], 8)
     picture = images.photo("coffee")
     png = io.BytesIO()
     picture.save(png, "PNG")
@@ -243,7 +231,7 @@ def test_a_file_is_opened_and_a_bad_one_is_one_sentence(page, model, explorer):
     soon_says(page, model, explorer)
     soon_shows(page, blended(model, explorer, explorer.chosen_class, 50))
     assert alert.inner_text() == ""
-    assert json.loads(page.python(STATE)) == [8, None, [], None, "", 9]
+    soon_told(lambda: json.loads(page.python(STATE)), [8, None, [], None, "", 9])
     explorer.image = 0
     thumbnails.first.click()
 
