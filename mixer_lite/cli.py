@@ -52,7 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if args.command == "lab":
-            return _lab(args.folder, rest)
+            # Only what stands first is the folder: in "--port 9000" the number is JupyterLab's.
+            given = (sys.argv[1:] if argv is None else argv)[1:]
+            named = bool(given) and not given[0].startswith("-")
+            return _lab(Path(given[0]) if named else None, given[named:])
         if args.command == "predict":
             return _predict(args.image, args.model, args.top_k)
         if args.command == "train":

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +63,9 @@ def test_lab_opens_the_course_or_a_copy(tmp_path, monkeypatch):
     assert cli.main(["lab", "--no-browser"]) == 0
     assert calls[0][:3] == [sys.executable, "-m", "jupyterlab"] and "--no-browser" in calls[0]
     assert calls[0][3].endswith("notebooks")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["lab", "--no-browser", "--port", "9000"]) == 0
+    assert calls.pop()[4:] == ["--no-browser", "--port", "9000"] and not Path("9000").exists()
     copy = tmp_path / "mine"
     assert cli.main(["lab", str(copy)]) == 0
     assert calls[1][3] == f"--notebook-dir={copy}"
