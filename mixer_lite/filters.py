@@ -91,6 +91,8 @@ def spectrum(filters: Tensor, pad: int = 1) -> Tensor:
             spectrum ``pad`` times as finely: ``(n, pad * gh, pad * gw)``.
     """
     size = [pad * side for side in filters.shape[1:]]
+    if not len(filters):  # some releases of PyTorch refuse to transform nothing
+        return filters.new_zeros(0, *size).double()
     power = torch.fft.fft2(filters.double(), s=size, norm="ortho").abs().square()
     return torch.fft.fftshift(power, dim=(1, 2))
 
