@@ -175,6 +175,23 @@ class Page:
     def close_notebook(self) -> None:
         self.page.evaluate("window.panel.sessionContext.shutdown()")
 
+    @contextmanager
+    def busy(self, folder: Path):
+        """Keep the kernel busy for as long as the block lasts, and see that it was to the end."""
+        flag = folder / f"go_on_{secrets.token_hex(4)}"  # a name of its own: none is there yet
+        self.page.evaluate(
+            "(code) => { window.busy = window.panel.sessionContext.session.kernel"
+            ".requestExecute({ code }); }",
+            f"import os, time\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.05)",
+        )
+        try:
+            yield
+            status = self.page.evaluate("window.panel.sessionContext.session.kernel.status")
+            assert status == "busy"
+        finally:
+            flag.touch()
+            self.page.evaluate("window.busy.done")
+
     def run(self, index: int) -> str:
         """Run a cell, wait for its end, and return the text that it printed."""
         self.page.evaluate(

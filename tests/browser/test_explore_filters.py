@@ -98,15 +98,8 @@ def drag_through_blocks(page, model):
 
 
 def test_dragging_shows_what_python_says_without_waiting_for_it(page, lab, model):
-    flag = lab.work / "go_on"
-    page.evaluate(
-        "(code) => { window.busy = window.panel.sessionContext.session.kernel"
-        ".requestExecute({ code }); }",
-        f"import os, time\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.05)",
-    )
-    drag_through_blocks(page, model)
-    flag.touch()
-    page.evaluate("window.busy.done")
+    with page.busy(lab.work):
+        drag_through_blocks(page, model)
     until(page, "(explorer.block, explorer.order)", "(2, 'index')")
 
 

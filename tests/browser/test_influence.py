@@ -115,15 +115,8 @@ def move_about(page, matrix):
 
 
 def test_moving_about_does_not_wait_for_python(page, lab, matrix):
-    flag = lab.work / "influence_goes_on"
-    page.evaluate(
-        "(code) => { window.busy = window.panel.sessionContext.session.kernel"
-        ".requestExecute({ code }); }",
-        f"import os, time\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.05)",
-    )
-    move_about(page, matrix)
-    flag.touch()
-    page.evaluate("window.busy.done")
+    with page.busy(lab.work):
+        move_about(page, matrix)
     shot(page, "influence_lab")
 
 

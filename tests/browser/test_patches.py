@@ -103,15 +103,8 @@ def walk(twin, patch_size):
 
 
 def test_slider_and_shuffles_do_not_wait_for_python(page, lab, twin):
-    flag = lab.work / "go_on"
-    page.evaluate(
-        "(code) => { window.busy = window.panel.sessionContext.session.kernel"
-        ".requestExecute({ code }); }",
-        f"import os, time\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.05)",
-    )
-    drag_and_shuffle(page, twin)
-    flag.touch()
-    page.evaluate("window.busy.done")
+    with page.busy(lab.work):
+        drag_and_shuffle(page, twin)
     soon(lambda: told(page, f"16 {twin.row} {twin.column} False"))
 
 
