@@ -103,9 +103,11 @@ def _train(args: argparse.Namespace) -> int:
     import torch
 
     from mixer_lite.datasets import cifar10
-    from mixer_lite.train import Recipe, train
+    from mixer_lite.train import RECIPES, Recipe, train
 
-    recipe = Recipe() if args.epochs is None else replace(Recipe(), epochs=args.epochs)
+    recipe = RECIPES.get(args.name, Recipe())
+    if args.epochs is not None:
+        recipe = replace(recipe, epochs=args.epochs)
     data = cifar10()
     out = args.out or Path("runs") / args.name
     train(

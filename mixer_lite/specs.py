@@ -75,6 +75,16 @@ SPECS: dict[str, dict[str, int]] = {
         tokens_mlp_dim=64,
         channels_mlp_dim=512,
     ),
+    # Patches of 2 x 2 pixels: a 16 x 16 grid, finer than B/16's, for looking at filters.
+    "mixer_grid16_cifar10": dict(
+        image_size=32,
+        patch_size=2,
+        num_classes=10,
+        num_blocks=6,
+        hidden_dim=96,
+        tokens_mlp_dim=128,
+        channels_mlp_dim=288,
+    ),
     # Small enough to train while a lesson lasts.
     "mixer_pico_cifar10": dict(
         image_size=32,
