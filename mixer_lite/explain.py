@@ -18,6 +18,7 @@ from torch.func import vjp, vmap
 
 from mixer_lite.filters import block_at
 from mixer_lite.interventions import edit as edit
+from mixer_lite.interventions import independent as independent
 from mixer_lite.interventions import reparametrise as reparametrise
 from mixer_lite.interventions import shuffle_patches as shuffle_patches
 from mixer_lite.interventions import shuffle_pixels as shuffle_pixels

@@ -147,6 +147,15 @@ class Edits:
         weight[:, [unit, other]] = weight[:, [other, unit]]
 
 
+def independent(model: MlpMixer) -> MlpMixer:
+    """A model with token-mixing MLPs of its own that shares all other weights with this one.
+
+    For edits that must not meet other uses of the model, on another thread for example.
+    """
+    own = {id(p) for block in mixer_blocks(model) for p in block.mlp_tokens.parameters()}
+    return copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in own})
+
+
 @contextmanager
 def edit(model: MlpMixer) -> Iterator[Edits]:
     """Change token-mixing units for as long as a ``with`` block lasts.

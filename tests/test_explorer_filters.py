@@ -104,6 +104,7 @@ def test_responses_are_the_units_activations(model, cat):
 def test_units_off_change_the_prediction_and_not_the_model(model, cat):
     explorer = ml.explore_filters(model, cat)
     kept = {name: p.clone() for name, p in model.state_dict().items()}
+    versions = [p._version for p in model.parameters()]
     assert explorer.predictions["before"] == explorer.predictions["after"]
     explorer.off = [(2, 3), [0, 1], (2, 3)]
     assert explorer.off == [[0, 1], [2, 3]]
@@ -129,6 +130,8 @@ def test_units_off_change_the_prediction_and_not_the_model(model, cat):
     explorer.off = []
     assert explorer.predictions["after"] == explorer.predictions["before"]
     assert all(torch.equal(p, kept[name]) for name, p in model.state_dict().items())
+    # Not even for a moment: a cell on another thread may be using the model.
+    assert [p._version for p in model.parameters()] == versions
 
 
 def test_importance_is_unit_importance_on_the_bundled_slice(model):

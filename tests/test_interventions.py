@@ -224,6 +224,18 @@ def test_an_edit_inside_an_edit_ends_at_the_outer_state(model):
     assert same(before, model.state_dict())
 
 
+def test_edits_of_an_independent_model_leave_the_other_alone(model, images):
+    before, versions = model(images), [p._version for p in model.parameters()]
+    other = explain.independent(model)
+    assert torch.equal(other(images), before)
+    with explain.edit(other) as units:
+        units.remove(0, [1, 2])
+        assert torch.equal(model(images), before) and not torch.equal(other(images), before)
+    assert [p._version for p in model.parameters()] == versions  # never written to
+    shared = {id(p) for p in model.parameters()} & {id(p) for p in other.parameters()}
+    assert len(shared) == len(list(model.parameters())) - 4 * model.num_blocks
+
+
 def test_an_edit_that_is_over_changes_nothing(model):
     before = state(model)
     with explain.edit(model) as units:

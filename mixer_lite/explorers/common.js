@@ -78,7 +78,7 @@ function slider(model, name, { label, min, max, signal, say = String }) {
   const told = h("output", {}, say(model.get(name)));
   const input = h("input", { type: "range", min, max, step: 1, "aria-label": label });
   input.value = model.get(name);
-  input.addEventListener("input", () => change(model, name, Number(input.value)), { signal });
+  input.addEventListener("input", () => drag(model, { [name]: Number(input.value) }), { signal });
   listen(model, name, signal, () => {
     input.value = model.get(name);
     told.textContent = say(model.get(name));
@@ -100,8 +100,40 @@ function choice(model, name, { label, options, signal }) {
 
 // Set a trait here and in Python.
 function change(model, name, value) {
+  settle(model);
   model.set(name, value);
   model.save_changes();
+}
+
+// Set traits here at once, and in Python when the hand rests or half a second has gone by: of the
+// many values of a drag Python needs the last, and its answer to each would slow the page.
+const RESTED = 60, LATEST = 500; // milliseconds
+const dragged = new WeakMap(); // model -> what Python has not heard yet
+
+function drag(model, values) {
+  const now = performance.now(), held = dragged.get(model) ?? { since: now, values: {} };
+  if (!dragged.has(model)) {
+    // Python's echo of an earlier value may come meanwhile: the hand's is the newer one.
+    held.keep = () => setAll(model, held.values);
+    model.on("change", held.keep);
+    dragged.set(model, held);
+  }
+  setAll(model, Object.assign(held.values, values));
+  clearTimeout(held.timer);
+  const send = () => (settle(model), model.save_changes());
+  held.timer = setTimeout(send, Math.min(RESTED, held.since + LATEST - now));
+}
+
+function setAll(model, values) {
+  for (const [name, value] of Object.entries(values)) model.set(name, value);
+}
+
+function settle(model) {
+  const held = dragged.get(model);
+  if (!held) return;
+  clearTimeout(held.timer);
+  model.off("change", held.keep);
+  dragged.delete(model);
 }
 
 // Call back when one of the traits (names apart by spaces) changes, until the signal aborts.

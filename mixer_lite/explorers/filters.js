@@ -143,7 +143,7 @@ function render({ model, el }) {
     holder.style.width = grid.canvas.style.width = `${(scale * grid.width) / ratio}px`;
   }
 
-  const choose = (unit) => unit >= 0 && unit < units && change(model, "unit", unit);
+  const choose = (unit) => unit >= 0 && unit < units && drag(model, { unit });
 
   function touched(event) {
     if (event.type === "pointermove" && !event.buttons) return;

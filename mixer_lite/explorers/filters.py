@@ -191,7 +191,7 @@ class FilterExplorer(Explorer):
         try:
             self._importance = {
                 **self._importance,
-                str(self.block): _importance_of(self.model, self.block),
+                str(self.block): _importance_of(explain.independent(self.model), self.block),
             }
         finally:
             self._busy = ""
@@ -199,11 +199,13 @@ class FilterExplorer(Explorer):
     # --- the image -------------------------------------------------------------------------
 
     @contextmanager
-    def _edited(self) -> Iterator[None]:
-        with explain.edit(self.model) as units:
+    def _edited(self) -> Iterator[MlpMixer]:
+        # JupyterLab tells choices on a thread of their own, while a cell may use the model.
+        network = explain.independent(self.model)
+        with explain.edit(network) as units:
             for block, unit in self.off:
                 units.remove(block, unit)
-            yield
+            yield network
 
     @traitlets.observe("off")
     def _predict(self, _: Any = None) -> None:
@@ -213,8 +215,8 @@ class FilterExplorer(Explorer):
         if self.model.num_classes:
             with torch.no_grad():
                 before = self.model(self._pixels)[0].softmax(dim=0)
-                with self._edited():
-                    after = self.model(self._pixels)[0].softmax(dim=0)
+                with self._edited() as network:
+                    after = network(self._pixels)[0].softmax(dim=0)
             # The classes that are highest in either, and stay in the order of before.
             high = torch.maximum(before, after).topk(min(CLASSES, len(before))).indices
             top = high[before[high].argsort(descending=True, stable=True)].tolist()
@@ -231,8 +233,8 @@ class FilterExplorer(Explorer):
         if self._pixels is None:
             return
         if self.block not in self._heard:
-            with self._edited():
-                heard = explain.unit_responses(self.model, self._pixels, self.block)
+            with self._edited() as network:
+                heard = explain.unit_responses(network, self._pixels, self.block)
             self._heard[self.block] = heard
         channels, answers = self._heard[self.block]  # (C, gh, gw), (C, D_S)
         answer = answers[:, self.unit]

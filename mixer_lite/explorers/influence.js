@@ -28,9 +28,7 @@ function render({ model, el }) {
   const written = (v) => (v >= 1000 ? v.toFixed(0) : v.toPrecision(3));
 
   function keep(t) {
-    model.set("row", Math.floor(t / gw));
-    model.set("column", t % gw);
-    model.save_changes();
+    drag(model, { row: Math.floor(t / gw), column: t % gw });
   }
 
   // --- drawing -------------------------------------------------------------------------------

@@ -54,9 +54,7 @@ function render({ model, el }) {
   };
 
   function keep(t) {
-    model.set("row", Math.floor(t / grid));
-    model.set("column", t % grid);
-    model.save_changes();
+    drag(model, { row: Math.floor(t / grid), column: t % grid });
   }
 
   // --- drawing -------------------------------------------------------------------------------
@@ -242,9 +240,8 @@ function render({ model, el }) {
   };
   steps.addEventListener("input", () => {
     const now = sizes[Number(steps.value)], old = get("patch_size");
-    for (const name of ["row", "column"]) model.set(name, Math.floor((get(name) * old) / now));
-    model.set("patch_size", now);
-    model.save_changes();
+    const moved = (name) => Math.floor((get(name) * old) / now);
+    drag(model, { row: moved("row"), column: moved("column"), patch_size: now });
   }, { signal });
 
   function toggle(name, text) {

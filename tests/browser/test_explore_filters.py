@@ -103,6 +103,35 @@ def test_dragging_shows_what_python_says_without_waiting_for_it(page, lab, model
     until(page, "(explorer.block, explorer.order)", "(2, 'index')")
 
 
+# Move the slider every 20 ms for two seconds: the values it was given, and those told each frame.
+LONG_DRAG = """async (slider) => {
+    const told = slider.parentElement.querySelector("output"), wanted = [], shown = [];
+    let going = true;
+    const watch = () => {
+        shown.push([wanted.at(-1), Number(told.textContent)]);
+        if (going) requestAnimationFrame(watch);
+    };
+    for (let k = 0; k < 100; k++) {
+        slider.value = wanted[k] = k % 8;
+        slider.dispatchEvent(new Event("input", { bubbles: true }));
+        if (k === 0) requestAnimationFrame(watch);
+        await new Promise((done) => setTimeout(done, 20));
+    }
+    going = false;
+    return shown;
+}"""
+
+
+def test_a_long_drag_is_never_set_back_and_python_hears_of_it(page):
+    page.python("heard = []; explorer.observe(lambda change: heard.append(change.new), 'block')")
+    slider = page.get_by_label("block", exact=True).first
+    shown = page.evaluate(LONG_DRAG, slider.element_handle())
+    assert len(shown) > 20 and all(wanted == told for wanted, told in shown)
+    until(page, "explorer.block", "3")
+    heard = json.loads(page.python("print(heard)"))
+    assert 2 <= len(heard) <= 20  # on the way too, and not each step
+
+
 def test_orders_layers_and_scales(page, model):
     canvas = page.locator("canvas.units").first
     across = pixels(canvas).shape[1] // 9
