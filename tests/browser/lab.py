@@ -203,6 +203,28 @@ class Page:
         )
         return self.printed(index)
 
+    def run_all(self) -> None:
+        """Run all cells, to the end."""
+        self.page.evaluate('window.jupyterapp.commands.execute("notebook:run-all-cells")')
+
+    def index(self, text: str) -> int:
+        """Number of the first code cell whose source holds a text."""
+        return self.page.evaluate(
+            """(text) => window.panel.content.widgets.findIndex(
+                ({ model }) => model.type === "code" && model.sharedModel.source.includes(text))""",
+            text,
+        )
+
+    def show(self, index: int) -> None:
+        """Scroll to a cell: JupyterLab may leave away the ones out of sight."""
+        self.page.evaluate(
+            """async (index) => {
+                window.panel.content.activeCellIndex = index;
+                await window.panel.content.scrollToItem(index, "start");
+            }""",
+            index,
+        )
+
     def printed(self, index: int) -> str:
         """What a cell has printed until now; an exception in it is one here."""
         return self.page.evaluate(
@@ -264,6 +286,14 @@ def soon_told(ask, wanted) -> None:
         assert told == wanted
 
     soon(check)
+
+
+def until(page, expression, wanted):
+    """Wait until an expression in the kernel prints this."""
+    end = time.monotonic() + PATIENCE
+    while (said := page.python(f"print({expression})").strip()) != wanted:
+        assert time.monotonic() < end, f"{expression} is {said}, not {wanted}"
+        time.sleep(0.1)
 
 
 def pixels(canvas) -> np.ndarray:

@@ -1,17 +1,16 @@
 """explore_filters in JupyterLab and in a saved page, held to the Python functions."""
 
 import json
-import time
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from lab import PATIENCE, at_rest, drag, pixels, shot
+from lab import at_rest, drag, pixels, shot, until
+from shown import colours, soon_equal, soon_shares
 
 import mixer_lite as ml
 from mixer_lite import datasets, explain, filters
-from mixer_lite.explorers.base import quantized
 from mixer_lite.explorers.filters import IMAGES
 from mixer_lite.images import preprocess
 
@@ -44,42 +43,6 @@ def page(lab, browser):
         opened.run(0)
         opened.locator("canvas.units").wait_for()
         yield opened
-
-
-def colours(maps, order, across, shared=False):
-    """The whole sheet, from Python's own numbers: RGBA ``(h, w, 4)``."""
-    sent = quantized(maps)
-    numbers = np.frombuffer(sent["data"], np.int8).reshape(sent["shape"]).astype(float)
-    if shared:
-        scale = np.float32(sent["scale"]).astype(float)
-        numbers = np.floor(numbers * (scale / scale.max())[:, None, None] + 0.5)
-    table = matplotlib.colormaps["RdBu_r"](np.linspace(0, 1, 255), bytes=True)
-    n, gh, gw = maps.shape
-    sheet = np.zeros((-(-n // across) * (gh + 1), across * (gw + 1), 4), np.uint8)
-    for k, unit in enumerate(order):
-        y, x = k // across * (gh + 1), k % across * (gw + 1)
-        sheet[y : y + gh, x : x + gw] = table[127 + numbers[unit].astype(int)]
-    return sheet
-
-
-def soon_equal(canvas, wanted):
-    """Wait until the canvas shows these pixels; say how many differ if it never does."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        shown = pixels(canvas)
-        if shown.shape == wanted.shape and (shown == wanted).all():
-            return
-        time.sleep(0.1)
-    assert shown.shape == wanted.shape
-    assert (shown != wanted).any(axis=2).sum() == 0
-
-
-def until(page, expression, wanted):
-    """Wait until an expression in the kernel prints this."""
-    end = time.monotonic() + PATIENCE
-    while (said := page.python(f"print({expression})").strip()) != wanted:
-        assert time.monotonic() < end, f"{expression} is {said}, not {wanted}"
-        time.sleep(0.1)
 
 
 def drag_through_blocks(page, model):
@@ -183,20 +146,6 @@ def test_a_chosen_unit_reaches_python(page, model):
     table = matplotlib.colormaps["viridis"](np.linspace(0, 1, 256), bytes=True).astype(int)
     wanted = table[(255 * power / power.max()).round().int().numpy()]
     assert np.abs(pixels(figures.nth(2)) - wanted).max() <= 16  # weights are rounded on their way
-
-
-def shares(page):
-    """The bars' texts: [(before, after)] in percent."""
-    texts = page.locator(".mixer-lite").first.locator(".bar output").all_inner_texts()
-    return [[float(part.removesuffix(" %")) for part in text.split(" → ")] for text in texts]
-
-
-def soon_shares(page, wanted):
-    """Wait until the bars say these percentages, to their one decimal."""
-    end = time.monotonic() + PATIENCE
-    while np.abs(np.array(shares(page)) - wanted).max() > 0.0501:
-        assert time.monotonic() < end, f"{shares(page)} are not {wanted}"
-        time.sleep(0.1)
 
 
 def test_switching_units_off_changes_the_bars_by_the_right_amount(page, model):

@@ -1,9 +1,9 @@
 """explore_influence in JupyterLab and in a saved page, held to explain.influence."""
 
-import matplotlib
 import numpy as np
 import pytest
-from lab import at_rest, drag, pixels, shot, soon_told
+from lab import at_rest, drag, shot, soon_told
+from shown import agree
 
 import mixer_lite as ml
 from mixer_lite import explain
@@ -49,21 +49,6 @@ def page(lab, browser):
         opened.run(0)
         opened.locator(".influence canvas").first.wait_for()
         yield opened
-
-
-def agree(page, row, token, top=None):
-    """The first map is this row of numbers, but for the own cell, and its scale's end is told."""
-    others = np.delete(row, token)
-    top = top or others.max()
-    table = matplotlib.colormaps["viridis"](np.linspace(0, 1, 256), bytes=True).astype(int)
-    wanted = table[(255 * row / top).round().astype(int).clip(0, 255)]
-    wanted[token] = 0  # no colour: it is hatched
-    shown = pixels(page.locator(".influence canvas").nth(1)).reshape(64, 4).astype(int)
-    # Sums in another order may round to the next of 256 colours.
-    assert np.abs(shown - wanted).max() <= 6
-    numbers = page.locator(".influence .legend span").all_inner_texts()[:3]
-    assert numbers[0] == "0"
-    assert float(numbers[2]) == pytest.approx(top, rel=0.006)
 
 
 def spot(canvas, token):

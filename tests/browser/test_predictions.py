@@ -3,12 +3,11 @@
 import io
 import json
 
-import matplotlib
-import numpy as np
 import pytest
 import torch
-from lab import at_rest, drag, pixels, shot, soon, soon_told
+from lab import at_rest, drag, shot, soon, soon_told
 from PIL import Image
+from shown import blended, soon_says, soon_shows
 
 import mixer_lite as ml
 from mixer_lite import explain, images
@@ -39,55 +38,6 @@ def page(lab, browser):
         opened.run(0)
         opened.locator("canvas.seen").wait_for()
         yield opened
-
-
-def blended(model, explorer, chosen, overlay):
-    """The photograph under the colours of its evidence, from Python's functions: ``(h, w, 3)``."""
-    config = model.config
-    seen = images.unnormalize(explorer.input[None], config)[0].astype(float)
-    evidence = explain.patch_evidence(model, explorer.input, chosen).double().numpy()
-    kept = explorer._tensors[explorer.image]
-    before = explain.patch_evidence(model, kept, chosen).double().numpy()
-    top = max(np.abs(evidence).max(), np.abs(before).max())
-    table = matplotlib.colormaps["RdBu_r"](np.linspace(0, 1, 255), bytes=True)[:, :3]
-    steps = 127 + np.floor(127 * evidence / top + 0.5).astype(int)  # (gh, gw)
-    colours = table[steps].repeat(model.patch_size, 0).repeat(model.patch_size, 1)
-    return (1 - overlay / 100) * seen + overlay / 100 * colours
-
-
-def soon_shows(page, wanted):
-    def check():
-        shown = pixels(page.locator("canvas.seen"))
-        assert (shown[..., 3] == 255).all()
-        # One level for rounding, and colours whose evidence lies between two steps of the map.
-        off = np.abs(shown[..., :3] - wanted).max(axis=2)
-        assert off.max() < 4 and (off > 0.51).mean() < 0.05
-
-    soon(check)
-
-
-def soon_says(page, model, explorer):
-    """Wait until the bars' probabilities and logits are the model's own."""
-    with torch.no_grad():
-        logits = model(explorer.input[None])[0]
-    chances = logits.softmax(0)
-
-    def check():
-        rows = page.locator(".bars button")
-        assert rows.count() == 10
-        for k in range(10):
-            name, *_ = rows.nth(k).get_attribute("aria-label").split(":")
-            i = model.config.class_names.index(name)
-            shown = rows.nth(k).locator(".number").all_text_contents()
-            probability = float(shown[0].split("%")[0])
-            assert abs(probability - 100 * float(chances[i])) < 0.06
-            fill = rows.nth(k).locator(".fill").evaluate("(bar) => parseFloat(bar.style.width)")
-            assert abs(fill - 100 * float(chances[i])) < 0.01
-            label = rows.nth(k).get_attribute("aria-label")
-            logit = float(label.split("logit ")[1].split(";")[0].replace("−", "-"))
-            assert abs(logit - float(logits[i])) < 0.006
-
-    soon(check)
 
 
 def reset(page, explorer):

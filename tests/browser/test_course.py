@@ -1,0 +1,135 @@
+"""The course's own notebooks in JupyterLab: they run, and their explorers do as Python says."""
+
+import numpy as np
+import pytest
+import torch
+from lab import ROOT, drag, pixels, shot, soon, until
+from shown import agree, blended, colours, soon_equal, soon_says, soon_shares, soon_shows
+
+import mixer_lite as ml
+from mixer_lite import explain, filters
+from mixer_lite.images import preprocess
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ml.load_pretrained("mixer_nano_cifar10")
+
+
+def lesson(lab, browser, number):
+    """A notebook of the course, open; an error in the console fails the test."""
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    return lab.notebook(browser, path)
+
+
+def ran_without_errors(page):
+    kinds = page.evaluate(
+        """() => window.panel.content.widgets.flatMap(({ model }) =>
+            model.type === "code" ? model.toJSON().outputs.map((o) => o.output_type) : [])"""
+    )
+    assert len(kinds) > 20 and "error" not in kinds
+
+
+def test_notebook_05(lab, browser, model):
+    with lesson(lab, browser, "05") as page:
+        page.run_all()
+        ran_without_errors(page)
+        page.show(page.index("ml.explore_filters(model, cat)"))
+        canvas = page.locator("canvas.units")
+        canvas.wait_for()
+        across = pixels(canvas).shape[1] // 9
+
+        # It stands at the lesson's block, in pairs; a drag changes the pixels to the right ones.
+        for block in (3, 5, 1):
+            drag(page.get_by_label("block", exact=True), block)
+            maps = filters.token_filters(model, block)
+            pairs = filters.pair_opposite_phases(maps).flatten().tolist()
+            soon_equal(canvas, colours(maps, pairs, across))
+
+        # A chosen unit reaches Python.
+        canvas.focus()
+        canvas.press("End")
+        until(page, "(explorer.block, explorer.unit)", f"(1, {pairs[-1]})")
+
+        # Switching a unit off changes the bars by the right amount.
+        image = preprocess(ml.images.photo("cat"), model.config)
+        with torch.no_grad():
+            before = model(image)[0].softmax(dim=0)
+            change = []
+            for unit in range(64):
+                with explain.edit(model) as units:
+                    units.remove(1, unit)
+                    change.append((model(image)[0].softmax(dim=0) - before).abs().max().item())
+            unit = int(np.argmax(change))
+            assert change[unit] > 1e-3, "must show in percent with one decimal"
+            with explain.edit(model) as units:
+                units.remove(1, unit)
+                after = model(image)[0].softmax(dim=0)
+        top = torch.maximum(before, after).argsort(descending=True)[:6]
+        top = top[before[top].argsort(descending=True)]
+        page.python(f"explorer.unit = {unit}")
+        page.get_by_text(f"Unit {unit} of block 1").wait_for()
+        page.get_by_role("button", name="Switch this unit off").click()
+        soon_shares(page, [[100 * before[i].item(), 100 * after[i].item()] for i in top])
+        shot(page, "notebook_05")
+        page.get_by_role("button", name="Switch all on again").click()
+        soon_shares(
+            page, [[100 * before[i].item()] * 2 for i in before.argsort(descending=True)[:6]]
+        )
+        # The notebook's own model was never touched, so what follows in it is still true.
+        assert page.python("print(bool(right(model) == right(ml.load_pretrained("
+                           "'mixer_nano_cifar10'))))").strip() == "True"  # fmt: skip
+
+
+def test_notebook_06(lab, browser, model):
+    with lesson(lab, browser, "06") as page:
+        page.run_all()
+        ran_without_errors(page)
+
+        # The explorer of predictions, with the notebook's photographs.
+        page.show(page.index("ml.explore_predictions(model, pictures"))
+        page.locator("canvas.seen").wait_for()
+        twin = ml.explore_predictions(model, [ml.images.photo("cat"), ml.images.photo("eagle")])
+        for number, chosen in ((1, 2), (0, 3)):
+            page.locator(".thumbnails button").nth(number).click()
+            twin.image = number
+            page.get_by_label("Evidence for").select_option(str(chosen))
+            soon_shows(page, blended(model, twin, chosen, 50))
+            soon_says(page, model, twin)
+        drag(page.get_by_label("Overlay"), 46)
+        soon_shows(page, blended(model, twin, 3, 46))
+        canvas = page.locator("canvas.seen")
+        side = canvas.bounding_box()["width"] / 8
+        for patch in (28, 12):  # cover two patches: the answer is the network's to what is left
+            canvas.click(position={"x": side * (patch % 8 + 0.5), "y": side * (patch // 8 + 0.5)})
+        twin.covered = [12, 28]
+        soon_says(page, model, twin)
+        soon_shows(page, blended(model, twin, 3, 46))
+        shot(page, "notebook_06_predictions")
+
+        # The explorer of influence.
+        page.show(page.index("ml.explore_influence(model"))
+        page.locator(".influence canvas").first.wait_for()
+        image = preprocess(ml.images.photo("cat"), model.config)
+        for block in (3, 6, 0):
+            drag(page.locator(".influence").get_by_label("block", exact=True), block)
+            matrix = explain.influence(model, image, block).numpy()
+            agree(page, matrix[36], 36)
+        shot(page, "notebook_06_influence")
+
+
+def test_notebook_01(lab, browser):
+    with lesson(lab, browser, "01") as page:
+        page.run_all()
+        ran_without_errors(page)
+        page.show(page.index("ml.explore_patches(photo"))
+        canvas = page.locator(".patches canvas").first
+        canvas.wait_for()
+        twin = ml.explore_patches(ml.images.photo("cat"), patch_size=32, row=2, column=1)
+        before = twin.pixels
+        soon(lambda: np.testing.assert_array_equal(pixels(canvas)[..., :3], before))
+        page.get_by_role("button", name="patches", exact=True).click()
+        twin.patches_shuffled = True
+        assert (twin.pixels != before).any()
+        soon(lambda: np.testing.assert_array_equal(pixels(canvas)[..., :3], twin.pixels))
+        shot(page, "notebook_01")
