@@ -133,3 +133,24 @@ def test_notebook_01(lab, browser):
         assert (twin.pixels != before).any()
         soon(lambda: np.testing.assert_array_equal(pixels(canvas)[..., :3], twin.pixels))
         shot(page, "notebook_01")
+
+
+def test_notebook_7(lab, browser, model):
+    cells = [
+        "import mixer_lite as ml",
+        'model = ml.load_pretrained("mixer_nano_cifar10")\n'
+        'explorer = ml.explore_filters(model, ml.images.photo("cat"))\n'
+        "explorer",
+    ]
+    with lab.notebook(browser, cells, classic=True) as page:
+        assert "/notebooks/" in page.url
+        page.run_all()
+        canvas = page.locator("canvas.units")
+        canvas.wait_for()
+        across = pixels(canvas).shape[1] // 9
+        drag(page.get_by_label("block", exact=True), 4)
+        maps = filters.token_filters(model, 4)
+        pairs = filters.pair_opposite_phases(maps).flatten().tolist()
+        soon_equal(canvas, colours(maps, pairs, across))
+        until(page, "explorer.block", "4")
+        shot(page, "notebook_7")
