@@ -2,8 +2,9 @@
 
     python tools/publish.py runs/mixer_nano_cifar10 "where and how long it trained"
 
-Writes data/mixer_nano_cifar10{.safetensors,.json,.md,_log.csv,_snapshots.safetensors}, measures
-the written file once on all 10,000 test images, and puts its sha256 where it is checked.
+Writes data/NAME{.safetensors,.json,.md,_log.csv}, and NAME_snapshots.safetensors where it is small
+enough to come with the project; measures the written file once on all 10,000 test images, and puts
+its sha256 where it is checked.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mixer_lite.predict import logits
 from mixer_lite.train import accuracy, filter_figures, normalize
 
 ROOT = Path(__file__).resolve().parents[1]
-NAME = "mixer_nano_cifar10"
+MAX_SNAPSHOTS = 3_000_000  # bytes
 
 
 def main(run: Path, machine: str) -> None:
@@ -31,14 +32,15 @@ def main(run: Path, machine: str) -> None:
     data = ROOT / "data"
     torch.set_num_threads(2)
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
-    recipe, seed = checkpoint["identity"]["recipe"], checkpoint["identity"]["seed"]
+    name, recipe = checkpoint["identity"]["name"], checkpoint["identity"]["recipe"]
     if checkpoint["epochs_done"] != recipe["epochs"]:
         raise SystemExit(f"{run} is not finished: {checkpoint['epochs_done']} epochs are done.")
     full = ml.load_checkpoint(run / "weights.safetensors")
-    weights = data / f"{NAME}.safetensors"
+    weights = data / f"{name}.safetensors"
     ml.save_checkpoint(full, weights, dtype=torch.float16)
-    shutil.copy(run / "log.csv", data / f"{NAME}_log.csv")
-    shutil.copy(run / "snapshots.safetensors", data / f"{NAME}_snapshots.safetensors")
+    shutil.copy(run / "log.csv", data / f"{name}_log.csv")
+    if (run / "snapshots.safetensors").stat().st_size <= MAX_SNAPSHOTS:
+        shutil.copy(run / "snapshots.safetensors", data / f"{name}_snapshots.safetensors")
 
     model = ml.load_checkpoint(weights)
     cifar = ml.datasets.cifar10()
@@ -56,7 +58,7 @@ def main(run: Path, machine: str) -> None:
     with (run / "log.csv").open(encoding="utf-8") as file:
         log = list(csv.DictReader(file))
     card = dict(
-        name=NAME,
+        name=name,
         parameters=sum(p.numel() for p in model.parameters()),
         test_accuracy=round((guess == cifar.test_labels).float().mean().item(), 4),
         slice_accuracy=round(on_slice, 4),
@@ -69,20 +71,22 @@ def main(run: Path, machine: str) -> None:
         variety=[round(v, 4) for v in varied],
         confusion=confusion.tolist(),
         recipe=recipe,
-        seed=seed,
+        seed=checkpoint["identity"]["seed"],
         bfloat16=checkpoint["identity"]["bfloat16"],
         machine=machine,
         training_hours=round(sum(float(row["seconds"]) for row in log) / 3600, 2),
         torch=torch.__version__.split("+")[0],
     )
-    (data / f"{NAME}.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    (data / f"{NAME}.md").write_text(_markdown(card, log), encoding="utf-8")
-    _register(data, weights)
-    print(f"test accuracy {card['test_accuracy']:.2%}, smoothness {sum(smooth) / 8:.3f}, "
-          f"variety {sum(varied) / 8:.3f}")  # fmt: skip
+    (data / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    (data / f"{name}.md").write_text(_markdown(card, log, model), encoding="utf-8")
+    _register(data, name)
+    print(f"test accuracy {card['test_accuracy']:.2%}, "
+          f"smoothness {_mean(smooth):.3f}, variety {_mean(varied):.3f}")  # fmt: skip
 
 
-def _markdown(card: dict, log: list[dict[str, str]]) -> str:
+def _markdown(card: dict, log: list[dict[str, str]], model: ml.MlpMixer) -> str:
+    (gh, gw), p, blocks = model.grid_size, model.patch_size, model.num_blocks
+    kept = ROOT / "data" / f"{card['name']}_snapshots.safetensors"
     names = ml.specs.CIFAR10_CLASSES
     half, accuracy_ = card["half_precision"], card["test_accuracy"]
     error = 1.96 * (accuracy_ * (1 - accuracy_) / 10_000) ** 0.5
@@ -90,9 +94,10 @@ def _markdown(card: dict, log: list[dict[str, str]]) -> str:
         f"# Model card: `{card['name']}`",
         "",
         f"A plain MLP-Mixer with {card['parameters']:,} parameters for 32 x 32 photographs of ten "
-        "classes: patches of 4 x 4 pixels (S = 64 tokens, an 8 x 8 grid), 8 blocks, C = 128, "
-        "D_S = 64, D_C = 512. Made for teaching: small enough to look into, good enough to be "
-        "worth it.",
+        f"classes: patches of {p} x {p} pixels (S = {gh * gw} tokens, a grid of {gh} x {gw}), "
+        f"{blocks} blocks, C = {model.hidden_dim}, D_S = {model.tokens_mlp_dim}, D_C = "
+        f"{model.channels_mlp_dim}. Made for teaching: small enough to look into, good enough to "
+        "be worth it.",
         "",
         "| measured with the shipped file | |",
         "|---|---|",
@@ -101,10 +106,10 @@ def _markdown(card: dict, log: list[dict[str, str]]) -> str:
         f"| accuracy on every tenth training image, as it is | {card['training_accuracy']:.2%} |",
         f"| half precision instead of float32 | {half['predictions_changed']} of 10,000 test "
         f"predictions change; largest change of a logit {half['largest_logit_change']} |",
-        f"| smoothness of the fc1 filters, blocks 0 to 7 | {_row(card['smoothness'])}; "
-        f"mean {sum(card['smoothness']) / 8:.2f} |",
-        f"| variety of the fc1 filters, blocks 0 to 7 | {_row(card['variety'])}; "
-        f"mean {sum(card['variety']) / 8:.2f} |",
+        f"| smoothness of the fc1 filters, blocks 0 to {blocks - 1} | {_row(card['smoothness'])}; "
+        f"mean {_mean(card['smoothness']):.2f} |",
+        f"| variety of the fc1 filters, blocks 0 to {blocks - 1} | {_row(card['variety'])}; "
+        f"mean {_mean(card['variety']):.2f} |",
         "",
         "Smoothness is the neighbour autocorrelation of a filter folded to the grid (random "
         "weights: about 0), variety the effective rank of a block's filters as a share of their "
@@ -133,9 +138,16 @@ def _markdown(card: dict, log: list[dict[str, str]]) -> str:
             if i % max(1, len(log) // 12) == 0 or i == len(log) - 1
         ),
         "",
-        f"`{card['name']}_snapshots.safetensors` keeps the token-mixing matrices in half precision "
-        f"from the first step to the last: `fc1 (n, 8, 64, 64)`, `fc2 (n, 8, 64, 64)`, `step (n)`.",
-        "",
+        *(
+            [
+                f"`{kept.name}` keeps the token-mixing matrices in half precision from the first "
+                "step to the last: `fc1 (n, blocks, D_S, S)`, `fc2 (n, blocks, S, D_S)`, `step "
+                "(n)`.",
+                "",
+            ]
+            if kept.exists()
+            else []
+        ),
         "## Confusion on the test images",
         "",
         "Rows are the true classes, columns the answers, 1,000 images a row.",
@@ -163,12 +175,17 @@ def _markdown(card: dict, log: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
 def _row(values: list[float]) -> str:
     return " ".join(f"{v:.2f}" for v in values)
 
 
-def _register(data: Path, weights: Path) -> None:
+def _register(data: Path, name: str) -> None:
     """Put the checksums where they are checked: pretrained.py and data/README.md."""
+    weights = data / f"{name}.safetensors"
     code = ROOT / "mixer_lite" / "pretrained.py"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     text = re.sub(
@@ -179,12 +196,12 @@ def _register(data: Path, weights: Path) -> None:
     code.write_text(text, encoding="utf-8")
     readme = data / "README.md"
     lines = readme.read_text(encoding="utf-8").splitlines()
-    lines = [line for line in lines if not line.startswith(f"| {NAME}")]
+    lines = [line for line in lines if not line.startswith(f"| {name}")]
     first = lines.index("|---|---|---|---|") + 1
     lines[first:first] = [
         f"| {path.name} | {hashlib.sha256(path.read_bytes()).hexdigest()} "
-        f"| this project: see the model card, {NAME}.md | MIT |"
-        for path in sorted(data.glob(f"{NAME}*"))
+        f"| this project: see the model card, {name}.md | MIT |"
+        for path in sorted(data.glob(f"{name}*"))
     ]
     readme.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
