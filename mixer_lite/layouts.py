@@ -1,0 +1,361 @@
+"""How each project names and shapes a Mixer's weights: one table a layout, read both ways.
+
+A row gives our weight, the name it has there, and the einops pattern that turns that array into
+ours; read from right to left, it turns ours into theirs. The bias beside a weight has the same
+path and the last word ``bias`` in every layout, and needs no pattern.
+
+    C  hidden_dim    d: C of the stem      c: image channels      p, q: pixels of a patch
+    o, i  outputs and inputs of a fully connected layer
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import parse_shape, rearrange
+from torch import Tensor
+
+from mixer_lite.model import Gelu, MlpMixer
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One project's names for a Mixer's weights, and the arithmetic its code does with them.
+
+    Attributes:
+        owner: whose layout it is, as in "timm's layout".
+        rows: our weight -> (their name, pattern from their array to ours or "" for the same).
+            In names, ``{i}`` is the block from 0, ``{j}`` is i + 2, ``{n2}`` and ``{n4}`` are
+            2 and 4 more than the number of blocks.
+        gelu, norm_eps: the activation and the epsilon of LayerNorm in that project's code.
+    """
+
+    owner: str
+    rows: dict[str, tuple[str, str]]
+    gelu: Gelu = "exact"
+    norm_eps: float = 1e-6
+
+
+_OURS = {
+    name: (name, "")
+    for name in (
+        "stem.weight",
+        "blocks.{i}.norm1.weight",
+        "blocks.{i}.mlp_tokens.fc1.weight",
+        "blocks.{i}.mlp_tokens.fc2.weight",
+        "blocks.{i}.norm2.weight",
+        "blocks.{i}.mlp_channels.fc1.weight",
+        "blocks.{i}.mlp_channels.fc2.weight",
+        "norm.weight",
+        "head.weight",
+    )
+}
+
+LAYOUTS = {
+    # timm's stem is a strided convolution, ours the equal matrix: all else is the same.
+    "timm": Layout("timm", _OURS | {"stem.weight": ("stem.proj.weight", "d c p q -> d (c p q)")}),
+    "mixer_lite": Layout("Mixer Lite", _OURS),
+    # Flax: kernels are (inputs, outputs), the stem's is height, width, input, output.
+    "google": Layout(
+        "Google",
+        {
+            "stem.weight": ("stem/kernel", "p q c d -> d (c p q)"),
+            "blocks.{i}.norm1.weight": ("MixerBlock_{i}/LayerNorm_0/scale", ""),
+            "blocks.{i}.mlp_tokens.fc1.weight": (
+                "MixerBlock_{i}/token_mixing/Dense_0/kernel",
+                "i o -> o i",
+            ),
+            "blocks.{i}.mlp_tokens.fc2.weight": (
+                "MixerBlock_{i}/token_mixing/Dense_1/kernel",
+                "i o -> o i",
+            ),
+            "blocks.{i}.norm2.weight": ("MixerBlock_{i}/LayerNorm_1/scale", ""),
+            "blocks.{i}.mlp_channels.fc1.weight": (
+                "MixerBlock_{i}/channel_mixing/Dense_0/kernel",
+                "i o -> o i",
+            ),
+            "blocks.{i}.mlp_channels.fc2.weight": (
+                "MixerBlock_{i}/channel_mixing/Dense_1/kernel",
+                "i o -> o i",
+            ),
+            "norm.weight": ("pre_head_layer_norm/scale", ""),
+            "head.weight": ("head/kernel", "i o -> o i"),
+        },
+        gelu="tanh",
+    ),
+    # backbone.ln1 is the norm after the last block, named like the first norm of each.
+    "openmmlab": Layout(
+        "OpenMMLab",
+        {
+            "stem.weight": ("backbone.patch_embed.projection.weight", "d c p q -> d (c p q)"),
+            "blocks.{i}.norm1.weight": ("backbone.layers.{i}.ln1.weight", ""),
+            "blocks.{i}.mlp_tokens.fc1.weight": (
+                "backbone.layers.{i}.token_mix.layers.0.0.weight",
+                "",
+            ),
+            "blocks.{i}.mlp_tokens.fc2.weight": (
+                "backbone.layers.{i}.token_mix.layers.1.weight",
+                "",
+            ),
+            "blocks.{i}.norm2.weight": ("backbone.layers.{i}.ln2.weight", ""),
+            "blocks.{i}.mlp_channels.fc1.weight": (
+                "backbone.layers.{i}.channel_mix.layers.0.0.weight",
+                "",
+            ),
+            "blocks.{i}.mlp_channels.fc2.weight": (
+                "backbone.layers.{i}.channel_mix.layers.1.weight",
+                "",
+            ),
+            "norm.weight": ("backbone.ln1.weight", ""),
+            "head.weight": ("head.fc.weight", ""),
+        },
+        norm_eps=1e-5,
+    ),
+    # One nn.Sequential: 0 cuts the patches, 1 is the stem, blocks begin at 2. A patch's pixels
+    # are in the order row, column, channel; the token MLP is a convolution of width 1.
+    "lucidrains": Layout(
+        "lucidrains",
+        {
+            "stem.weight": ("1.weight", "d (p q c) -> d (c p q)"),
+            "blocks.{i}.norm1.weight": ("{j}.0.norm.weight", ""),
+            "blocks.{i}.mlp_tokens.fc1.weight": ("{j}.0.fn.0.weight", "o i 1 -> o i"),
+            "blocks.{i}.mlp_tokens.fc2.weight": ("{j}.0.fn.3.weight", "o i 1 -> o i"),
+            "blocks.{i}.norm2.weight": ("{j}.1.norm.weight", ""),
+            "blocks.{i}.mlp_channels.fc1.weight": ("{j}.1.fn.0.weight", ""),
+            "blocks.{i}.mlp_channels.fc2.weight": ("{j}.1.fn.3.weight", ""),
+            "norm.weight": ("{n2}.weight", ""),
+            "head.weight": ("{n4}.weight", ""),
+        },
+        norm_eps=1e-5,
+    ),
+}
+
+# What an entry of this name shows a file of another architecture to be.
+_OTHERS = (
+    (r"\.gate\.proj\.", "a gMLP's"),
+    (r"\.linear_tokens\.|^blocks\.\d+\.gamma_1$", "a ResMLP's"),
+    (r"(^|\.)cls_token$|\.attn\.qkv\.|encoderblock_|attention\.", "a Vision Transformer's"),
+    (r"^(.*\.)?layer\d\.\d+\.conv\d\.|^block\d/unit\d+/", "a ResNet's"),
+    (r"running_mean$", "a convolutional network's"),
+)
+
+
+def _rows(layout: Layout, num_blocks: int) -> Iterator[tuple[str, str, str]]:
+    # (our name, their name, pattern) of every entry that a model of this depth with a head has.
+    for ours, (theirs, pattern) in layout.rows.items():
+        for i in range(num_blocks) if "{i}" in ours else (0,):
+            places = dict(i=i, j=i + 2, n2=num_blocks + 2, n4=num_blocks + 4)
+            weight, name = ours.format_map(places), theirs.format_map(places)
+            yield weight, name, pattern
+            yield weight.removesuffix("weight") + "bias", re.sub(r"\w+$", "bias", name), ""
+
+
+def _block_pattern(layout: Layout, ours: str) -> re.Pattern[str]:
+    # Finds the number of the block in a name of theirs: no Mixer has a thousand.
+    name = re.escape(layout.rows[ours][0])
+    return re.compile(re.sub(r"\\\{[ij]\\\}", r"(\\d{1,3})", name))
+
+
+def _depth(layout: Layout, names: Collection[str]) -> int:
+    first = 2 if "{j}" in layout.rows["blocks.{i}.norm1.weight"][0] else 0
+    found = {
+        int(m[1]) - first
+        for ours in layout.rows
+        if "{i}" in ours
+        for name in names
+        if (m := _block_pattern(layout, ours).fullmatch(name))
+    }
+    # A number far above the others is a foreign entry: without it, the depth is a count.
+    return max(found) + 1 if max(found, default=0) < len(found) + 8 else len(found)
+
+
+def printable(names: Iterable[str]) -> str:
+    """Names for an error message, on one line whatever is in them."""
+    return ", ".join(n if n.isprintable() else repr(n) for n in names)
+
+
+def recognise(names: Collection[str]) -> Layout:
+    """The layout that these names of weights are in.
+
+    Raises:
+        ValueError: no layout has token-mixing weights of such names; what else they are of is
+            said where it is known.
+    """
+    best: tuple[int, Layout] | None = None
+    for layout in LAYOUTS.values():
+        tokens = _block_pattern(layout, "blocks.{i}.mlp_tokens.fc1.weight")
+        if any(tokens.fullmatch(n) for n in names):
+            known = {theirs for _, theirs, _ in _rows(layout, _depth(layout, names))}
+            fits = len(known.intersection(names))
+            if best is None or fits > best[0]:
+                best = fits, layout
+    if best:
+        return best[1]
+    for pattern, what in _OTHERS:
+        for name in names:
+            if re.search(pattern, name):
+                raise ValueError(
+                    f"These are {what} weights ({printable([name])}), not an MLP-Mixer's: "
+                    f"timm.create_model builds such models."
+                )
+    raise ValueError(
+        f"These are not an MLP-Mixer's weights: no name is that of a token-mixing layer in the "
+        f"layouts of {', '.join(x.owner for x in LAYOUTS.values())} (the first of their names: "
+        f"{printable(list(names)[:3]) or 'none'})."
+    )
+
+
+def read_arguments(
+    state: Mapping[str, Tensor],
+    *,
+    image_size: tuple[int, int] | None = None,
+    patch_size: int | None = None,
+) -> dict[str, Any]:
+    """The arguments of :class:`MlpMixer` that fit weights in any layout, read off their shapes.
+
+    No weight tells the shape of the patch grid, nor, where the stem is a matrix, the patch from
+    the image's channels: unless given, the grid is taken to be square and the channels three.
+
+    Raises:
+        ValueError: the weights are not a Mixer's, one that tells a size is missing, or the
+            shapes fit no Mixer.
+    """
+    layout = recognise(state)
+    depth = _depth(layout, state)
+    rows = {ours: (theirs, pattern) for ours, theirs, pattern in _rows(layout, depth)}
+    telling = {
+        "stem": "stem.weight",
+        "tokens": "blocks.0.mlp_tokens.fc1.weight",
+        "tokens out": "blocks.0.mlp_tokens.fc2.weight",
+        "channels": "blocks.0.mlp_channels.fc1.weight",
+    }
+    missing = [rows[name][0] for name in telling.values() if rows[name][0] not in state]
+    if missing:
+        raise ValueError(
+            f"A Mixer's weights in {layout.owner}'s layout lack {printable(missing)}, which "
+            f"{'tell' if len(missing) > 1 else 'tells'} its sizes."
+        )
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, name in telling.items():
+        theirs, pattern = rows[name]
+        shape, axes = tuple(state[theirs].shape), _axes(pattern)
+        if len(shape) != axes or 0 in shape:
+            raise ValueError(
+                f"{theirs} has the shape {shape}, where {layout.owner}'s layout has {axes} axes."
+            )
+        shapes[key] = shape
+    channels = 3
+    if len(shapes["stem"]) == 4:
+        stem = parse_shape(state[rows["stem.weight"][0]], rows["stem.weight"][1].split(" -> ")[0])
+        hidden_dim, channels, patch = stem["d"], stem["c"], stem["p"]
+        pixels = channels * patch * stem["q"]
+    else:
+        hidden_dim, pixels = shapes["stem"]
+        patch = patch_size or math.isqrt(pixels // 3)
+        channels = pixels // patch**2 if patch_size else 3
+    wide = "i o" in rows[telling["tokens"]][1].split(" -> ")[0]  # (inputs, outputs)
+    sizes = {k: s[:2][::-1] if wide and k != "stem" else s[:2] for k, s in shapes.items()}
+    (tokens_mlp_dim, num_tokens), channels_mlp_dim = sizes["tokens"], sizes["channels"][0]
+    if 2 * sizes["tokens out"][1] == tokens_mlp_dim:
+        raise ValueError(
+            "These are a gMixer's weights (its second token-mixing layers take half of what the "
+            "first give), not an MLP-Mixer's: timm.create_model builds such models."
+        )
+    side = math.isqrt(num_tokens)
+    grid = tuple(x // patch for x in image_size) if image_size and patch else (side, side)
+    if grid[0] * grid[1] != num_tokens or channels * patch**2 != pixels:
+        raise ValueError(
+            f"{num_tokens} tokens of {pixels} values are not a square grid of square RGB patches."
+        )
+    head = rows["head.weight"][0]
+    if head in state and state[head].ndim != 2:
+        raise ValueError(
+            f"{head} has the shape {tuple(state[head].shape)}, where {layout.owner}'s layout has "
+            f"2 axes."
+        )
+    return dict(
+        image_size=grid[0] * patch if grid[0] == grid[1] else (grid[0] * patch, grid[1] * patch),
+        patch_size=patch,
+        num_classes=state[head].shape[1 if wide else 0] if head in state else 0,
+        num_blocks=depth,
+        hidden_dim=hidden_dim,
+        tokens_mlp_dim=tokens_mlp_dim,
+        channels_mlp_dim=channels_mlp_dim,
+        **({} if channels == 3 else {"in_channels": channels}),
+    )
+
+
+def _axes(pattern: str) -> int:
+    # Axes of their array: of a matrix where it is the same as ours.
+    left = re.sub(r"\(.*?\)", "x", pattern.split(" -> ")[0])
+    return len(left.split()) if pattern else 2
+
+
+def to_layout(state: Mapping[str, Tensor], layout: Layout, patch_size: int) -> dict[str, Tensor]:
+    """Our state dict under a layout's names and shapes, as views where that is possible."""
+    depth = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
+    return {
+        theirs: _rearrange(state[ours], " -> ".join(pattern.split(" -> ")[::-1]), patch_size)
+        for ours, theirs, pattern in _rows(layout, depth)
+        if ours in state
+    }
+
+
+def from_layout(
+    state: dict[str, Tensor], model: MlpMixer, layout: Layout
+) -> Iterator[tuple[str, Tensor]]:
+    """Pairs of our name and array, taking each entry out of ``state``, so that none is kept twice.
+
+    Args:
+        state: entries under the layout's names; empty when all pairs have been taken.
+        model: a Mixer of the right sizes; its weights are not looked at, only their shapes.
+        layout: of the entries.
+
+    Raises:
+        ValueError: entries are missing, unexpected or of other shapes; all are named.
+    """
+    expected = {
+        name: tuple(value.shape)
+        for name, value in to_layout(
+            {k: v.detach() for k, v in model.state_dict().items()}, layout, model.patch_size
+        ).items()
+    }
+    faults = {
+        "missing": [f"{k} {expected[k]}" for k in expected if k not in state],
+        "unexpected": [f"{k} {tuple(v.shape)}" for k, v in state.items() if k not in expected],
+        "misshapen": [
+            f"{k} {tuple(state[k].shape)} in place of {shape}"
+            for k, shape in expected.items()
+            if k in state and tuple(state[k].shape) != shape
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{kind} {printable(found)}" for kind, found in faults.items() if found)
+        raise ValueError(
+            f"These weights in {layout.owner}'s layout do not fit the Mixer that their sizes "
+            f"name: {told}."
+        )
+    return (
+        (ours, _rearrange(state.pop(theirs), pattern, model.patch_size))
+        for ours, theirs, pattern in _rows(layout, model.num_blocks)
+        if theirs in expected
+    )
+
+
+def _rearrange(tensor: Tensor, pattern: str, patch_size: int) -> Tensor:
+    if not pattern:
+        return tensor
+    # einops wants to be told the axes that it cannot tell apart, and no others.
+    composed = re.search(r"\((.*?)\)", pattern.split(" -> ")[0])
+    return rearrange(tensor, pattern, **({"p": patch_size, "q": patch_size} if composed else {}))
+
+
+def meta_model(**arguments: Any) -> MlpMixer:
+    """A Mixer of these sizes without memory for weights: they are to be assigned."""
+    with torch.device("meta"):
+        return MlpMixer(**arguments)
