@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import parse_shape, rearrange
+from einops import EinopsError, parse_shape, rearrange
 from torch import Tensor
 
 from mixer_lite.model import Gelu, MlpMixer
@@ -56,83 +56,56 @@ _OURS = {
     )
 }
 
+# timm's stem is a strided convolution, ours the equal matrix: all else is the same.
+_TIMM = _OURS | {"stem.weight": ("stem.proj.weight", "d c p q -> d (c p q)")}
+
+# Flax: kernels are (inputs, outputs); the stem's is height, width, input, output.
+_DENSE = "i o -> o i"
+_GOOGLE = {
+    "stem.weight": ("stem/kernel", "p q c d -> d (c p q)"),
+    "blocks.{i}.norm1.weight": ("MixerBlock_{i}/LayerNorm_0/scale", ""),
+    "blocks.{i}.mlp_tokens.fc1.weight": ("MixerBlock_{i}/token_mixing/Dense_0/kernel", _DENSE),
+    "blocks.{i}.mlp_tokens.fc2.weight": ("MixerBlock_{i}/token_mixing/Dense_1/kernel", _DENSE),
+    "blocks.{i}.norm2.weight": ("MixerBlock_{i}/LayerNorm_1/scale", ""),
+    "blocks.{i}.mlp_channels.fc1.weight": ("MixerBlock_{i}/channel_mixing/Dense_0/kernel", _DENSE),
+    "blocks.{i}.mlp_channels.fc2.weight": ("MixerBlock_{i}/channel_mixing/Dense_1/kernel", _DENSE),
+    "norm.weight": ("pre_head_layer_norm/scale", ""),
+    "head.weight": ("head/kernel", _DENSE),
+}
+
+# backbone.ln1 is the norm after the last block, named like the first norm of each.
+_OPENMMLAB = {
+    "stem.weight": ("backbone.patch_embed.projection.weight", "d c p q -> d (c p q)"),
+    "blocks.{i}.norm1.weight": ("backbone.layers.{i}.ln1.weight", ""),
+    "blocks.{i}.mlp_tokens.fc1.weight": ("backbone.layers.{i}.token_mix.layers.0.0.weight", ""),
+    "blocks.{i}.mlp_tokens.fc2.weight": ("backbone.layers.{i}.token_mix.layers.1.weight", ""),
+    "blocks.{i}.norm2.weight": ("backbone.layers.{i}.ln2.weight", ""),
+    "blocks.{i}.mlp_channels.fc1.weight": ("backbone.layers.{i}.channel_mix.layers.0.0.weight", ""),
+    "blocks.{i}.mlp_channels.fc2.weight": ("backbone.layers.{i}.channel_mix.layers.1.weight", ""),
+    "norm.weight": ("backbone.ln1.weight", ""),
+    "head.weight": ("head.fc.weight", ""),
+}
+
+# One nn.Sequential: 0 cuts the patches, 1 is the stem, blocks begin at 2. A patch's pixels are
+# in the order row, column, channel; the token MLP is a convolution of width 1.
+_LUCIDRAINS = {
+    "stem.weight": ("1.weight", "d (p q c) -> d (c p q)"),
+    "blocks.{i}.norm1.weight": ("{j}.0.norm.weight", ""),
+    "blocks.{i}.mlp_tokens.fc1.weight": ("{j}.0.fn.0.weight", "o i 1 -> o i"),
+    "blocks.{i}.mlp_tokens.fc2.weight": ("{j}.0.fn.3.weight", "o i 1 -> o i"),
+    "blocks.{i}.norm2.weight": ("{j}.1.norm.weight", ""),
+    "blocks.{i}.mlp_channels.fc1.weight": ("{j}.1.fn.0.weight", ""),
+    "blocks.{i}.mlp_channels.fc2.weight": ("{j}.1.fn.3.weight", ""),
+    "norm.weight": ("{n2}.weight", ""),
+    "head.weight": ("{n4}.weight", ""),
+}
+
 LAYOUTS = {
-    # timm's stem is a strided convolution, ours the equal matrix: all else is the same.
-    "timm": Layout("timm", _OURS | {"stem.weight": ("stem.proj.weight", "d c p q -> d (c p q)")}),
+    "timm": Layout("timm", _TIMM),
     "mixer_lite": Layout("Mixer Lite", _OURS),
-    # Flax: kernels are (inputs, outputs), the stem's is height, width, input, output.
-    "google": Layout(
-        "Google",
-        {
-            "stem.weight": ("stem/kernel", "p q c d -> d (c p q)"),
-            "blocks.{i}.norm1.weight": ("MixerBlock_{i}/LayerNorm_0/scale", ""),
-            "blocks.{i}.mlp_tokens.fc1.weight": (
-                "MixerBlock_{i}/token_mixing/Dense_0/kernel",
-                "i o -> o i",
-            ),
-            "blocks.{i}.mlp_tokens.fc2.weight": (
-                "MixerBlock_{i}/token_mixing/Dense_1/kernel",
-                "i o -> o i",
-            ),
-            "blocks.{i}.norm2.weight": ("MixerBlock_{i}/LayerNorm_1/scale", ""),
-            "blocks.{i}.mlp_channels.fc1.weight": (
-                "MixerBlock_{i}/channel_mixing/Dense_0/kernel",
-                "i o -> o i",
-            ),
-            "blocks.{i}.mlp_channels.fc2.weight": (
-                "MixerBlock_{i}/channel_mixing/Dense_1/kernel",
-                "i o -> o i",
-            ),
-            "norm.weight": ("pre_head_layer_norm/scale", ""),
-            "head.weight": ("head/kernel", "i o -> o i"),
-        },
-        gelu="tanh",
-    ),
-    # backbone.ln1 is the norm after the last block, named like the first norm of each.
-    "openmmlab": Layout(
-        "OpenMMLab",
-        {
-            "stem.weight": ("backbone.patch_embed.projection.weight", "d c p q -> d (c p q)"),
-            "blocks.{i}.norm1.weight": ("backbone.layers.{i}.ln1.weight", ""),
-            "blocks.{i}.mlp_tokens.fc1.weight": (
-                "backbone.layers.{i}.token_mix.layers.0.0.weight",
-                "",
-            ),
-            "blocks.{i}.mlp_tokens.fc2.weight": (
-                "backbone.layers.{i}.token_mix.layers.1.weight",
-                "",
-            ),
-            "blocks.{i}.norm2.weight": ("backbone.layers.{i}.ln2.weight", ""),
-            "blocks.{i}.mlp_channels.fc1.weight": (
-                "backbone.layers.{i}.channel_mix.layers.0.0.weight",
-                "",
-            ),
-            "blocks.{i}.mlp_channels.fc2.weight": (
-                "backbone.layers.{i}.channel_mix.layers.1.weight",
-                "",
-            ),
-            "norm.weight": ("backbone.ln1.weight", ""),
-            "head.weight": ("head.fc.weight", ""),
-        },
-        norm_eps=1e-5,
-    ),
-    # One nn.Sequential: 0 cuts the patches, 1 is the stem, blocks begin at 2. A patch's pixels
-    # are in the order row, column, channel; the token MLP is a convolution of width 1.
-    "lucidrains": Layout(
-        "lucidrains",
-        {
-            "stem.weight": ("1.weight", "d (p q c) -> d (c p q)"),
-            "blocks.{i}.norm1.weight": ("{j}.0.norm.weight", ""),
-            "blocks.{i}.mlp_tokens.fc1.weight": ("{j}.0.fn.0.weight", "o i 1 -> o i"),
-            "blocks.{i}.mlp_tokens.fc2.weight": ("{j}.0.fn.3.weight", "o i 1 -> o i"),
-            "blocks.{i}.norm2.weight": ("{j}.1.norm.weight", ""),
-            "blocks.{i}.mlp_channels.fc1.weight": ("{j}.1.fn.0.weight", ""),
-            "blocks.{i}.mlp_channels.fc2.weight": ("{j}.1.fn.3.weight", ""),
-            "norm.weight": ("{n2}.weight", ""),
-            "head.weight": ("{n4}.weight", ""),
-        },
-        norm_eps=1e-5,
-    ),
+    "google": Layout("Google", _GOOGLE, gelu="tanh"),
+    "openmmlab": Layout("OpenMMLab", _OPENMMLAB, norm_eps=1e-5),
+    "lucidrains": Layout("lucidrains", _LUCIDRAINS, norm_eps=1e-5),
 }
 
 # What an entry of this name shows a file of another architecture to be.
@@ -145,8 +118,10 @@ _OTHERS = (
 )
 
 
-def _rows(layout: Layout, num_blocks: int) -> Iterator[tuple[str, str, str]]:
-    # (our name, their name, pattern) of every entry that a model of this depth with a head has.
+def _rows(layout: Layout, blocks: int | Collection[str]) -> Iterator[tuple[str, str, str]]:
+    # (our name, their name, pattern) of every entry that a model with a head has. Of as many
+    # blocks, or of those that are in these names.
+    num_blocks = blocks if isinstance(blocks, int) else _depth(layout, blocks)
     for ours, (theirs, pattern) in layout.rows.items():
         for i in range(num_blocks) if "{i}" in ours else (0,):
             places = dict(i=i, j=i + 2, n2=num_blocks + 2, n4=num_blocks + 4)
@@ -163,15 +138,12 @@ def _block_pattern(layout: Layout, ours: str) -> re.Pattern[str]:
 
 def _depth(layout: Layout, names: Collection[str]) -> int:
     first = 2 if "{j}" in layout.rows["blocks.{i}.norm1.weight"][0] else 0
-    found = {
-        int(m[1]) - first
-        for ours in layout.rows
-        if "{i}" in ours
-        for name in names
-        if (m := _block_pattern(layout, ours).fullmatch(name))
-    }
+    patterns = [_block_pattern(layout, ours) for ours in layout.rows if "{i}" in ours]
+    matches = (p.fullmatch(name) for name in names for p in patterns)
+    found = {int(m[1]) - first for m in matches if m}
     # A number far above the others is a foreign entry: without it, the depth is a count.
-    return max(found) + 1 if max(found, default=0) < len(found) + 8 else len(found)
+    last = max(found, default=0)
+    return max(1, last + 1 if last < len(found) + 8 else len(found))
 
 
 def printable(names: Iterable[str]) -> str:
@@ -190,7 +162,7 @@ def recognise(names: Collection[str]) -> Layout:
     for layout in LAYOUTS.values():
         tokens = _block_pattern(layout, "blocks.{i}.mlp_tokens.fc1.weight")
         if any(tokens.fullmatch(n) for n in names):
-            known = {theirs for _, theirs, _ in _rows(layout, _depth(layout, names))}
+            known = {theirs for _, theirs, _ in _rows(layout, names)}
             fits = len(known.intersection(names))
             if best is None or fits > best[0]:
                 best = fits, layout
@@ -226,74 +198,77 @@ def read_arguments(
             shapes fit no Mixer.
     """
     layout = recognise(state)
-    depth = _depth(layout, state)
-    rows = {ours: (theirs, pattern) for ours, theirs, pattern in _rows(layout, depth)}
-    telling = {
-        "stem": "stem.weight",
-        "tokens": "blocks.0.mlp_tokens.fc1.weight",
-        "tokens out": "blocks.0.mlp_tokens.fc2.weight",
-        "channels": "blocks.0.mlp_channels.fc1.weight",
-    }
-    missing = [rows[name][0] for name in telling.values() if rows[name][0] not in state]
-    if missing:
-        raise ValueError(
-            f"A Mixer's weights in {layout.owner}'s layout lack {printable(missing)}, which "
-            f"{'tell' if len(missing) > 1 else 'tells'} its sizes."
+    rows = {ours: (theirs, pattern) for ours, theirs, pattern in _rows(layout, state)}
+    head = rows["head.weight"][0] in state
+    telling = [
+        "stem.weight",
+        "blocks.0.mlp_tokens.fc1.weight",
+        "blocks.0.mlp_tokens.fc2.weight",
+        "blocks.0.mlp_channels.fc1.weight",
+        *(["head.weight"] if head else []),
+    ]
+    if any(rows[name][0] not in state for name in telling):
+        names = {theirs: 0 for ours, (theirs, _) in rows.items() if head or ours[:5] != "head."}
+        raise _misfit(
+            layout,
+            missing=[n for n in names if n not in state],
+            unexpected=[n for n in state if n not in names],
         )
-    shapes: dict[str, tuple[int, ...]] = {}
-    for key, name in telling.items():
+    shapes = {}
+    for name in telling:
         theirs, pattern = rows[name]
         shape, axes = tuple(state[theirs].shape), _axes(pattern)
         if len(shape) != axes or 0 in shape:
-            raise ValueError(
-                f"{theirs} has the shape {shape}, where {layout.owner}'s layout has {axes} axes."
-            )
-        shapes[key] = shape
-    channels = 3
-    if len(shapes["stem"]) == 4:
-        stem = parse_shape(state[rows["stem.weight"][0]], rows["stem.weight"][1].split(" -> ")[0])
-        hidden_dim, channels, patch = stem["d"], stem["c"], stem["p"]
-        pixels = channels * patch * stem["q"]
+            raise _misfit(layout, misshapen=[f"{theirs} {shape} in place of {axes} axes"])
+        try:  # the stem is read below: its pattern wants to know the patch
+            turned = state[theirs] if name == "stem.weight" else _rearrange(state[theirs], pattern)
+        except EinopsError as error:
+            raise _misfit(layout, misshapen=[f"{theirs} {shape} for {pattern!r}"]) from error
+        shapes[name] = tuple(turned.shape)
+    if len(shapes["stem.weight"]) == 4:
+        theirs, pattern = rows["stem.weight"]
+        axis = parse_shape(state[theirs], pattern.split(" -> ")[0])
+        hidden_dim, channels, patch = axis["d"], axis["c"], axis["p"]
+        pixels = channels * patch * axis["q"]
     else:
-        hidden_dim, pixels = shapes["stem"]
+        hidden_dim, pixels = shapes["stem.weight"]
         patch = patch_size or math.isqrt(pixels // 3)
         channels = pixels // patch**2 if patch_size else 3
-    wide = "i o" in rows[telling["tokens"]][1].split(" -> ")[0]  # (inputs, outputs)
-    sizes = {k: s[:2][::-1] if wide and k != "stem" else s[:2] for k, s in shapes.items()}
-    (tokens_mlp_dim, num_tokens), channels_mlp_dim = sizes["tokens"], sizes["channels"][0]
-    if 2 * sizes["tokens out"][1] == tokens_mlp_dim:
+    tokens_mlp_dim, num_tokens = shapes["blocks.0.mlp_tokens.fc1.weight"]
+    if 2 * shapes["blocks.0.mlp_tokens.fc2.weight"][1] == tokens_mlp_dim:
         raise ValueError(
             "These are a gMixer's weights (its second token-mixing layers take half of what the "
             "first give), not an MLP-Mixer's: timm.create_model builds such models."
         )
     side = math.isqrt(num_tokens)
-    grid = tuple(x // patch for x in image_size) if image_size and patch else (side, side)
+    grid = (image_size[0] // patch, image_size[1] // patch) if image_size else (side, side)
     if grid[0] * grid[1] != num_tokens or channels * patch**2 != pixels:
         raise ValueError(
             f"{num_tokens} tokens of {pixels} values are not a square grid of square RGB patches."
         )
-    head = rows["head.weight"][0]
-    if head in state and state[head].ndim != 2:
-        raise ValueError(
-            f"{head} has the shape {tuple(state[head].shape)}, where {layout.owner}'s layout has "
-            f"2 axes."
-        )
     return dict(
         image_size=grid[0] * patch if grid[0] == grid[1] else (grid[0] * patch, grid[1] * patch),
         patch_size=patch,
-        num_classes=state[head].shape[1 if wide else 0] if head in state else 0,
-        num_blocks=depth,
+        num_classes=shapes["head.weight"][0] if head else 0,
+        num_blocks=_depth(layout, state),
         hidden_dim=hidden_dim,
         tokens_mlp_dim=tokens_mlp_dim,
-        channels_mlp_dim=channels_mlp_dim,
+        channels_mlp_dim=shapes["blocks.0.mlp_channels.fc1.weight"][0],
         **({} if channels == 3 else {"in_channels": channels}),
     )
 
 
 def _axes(pattern: str) -> int:
-    # Axes of their array: of a matrix where it is the same as ours.
+    # Axes of their array; it is a matrix where it is the same as ours.
     left = re.sub(r"\(.*?\)", "x", pattern.split(" -> ")[0])
     return len(left.split()) if pattern else 2
+
+
+def _misfit(layout: Layout, **faults: list[str]) -> ValueError:
+    told = "; ".join(f"{kind} {printable(found)}" for kind, found in faults.items() if found)
+    return ValueError(
+        f"These weights in {layout.owner}'s layout are not those of one whole Mixer: {told}."
+    )
 
 
 def to_layout(state: Mapping[str, Tensor], layout: Layout, patch_size: int) -> dict[str, Tensor]:
@@ -325,21 +300,15 @@ def from_layout(
             {k: v.detach() for k, v in model.state_dict().items()}, layout, model.patch_size
         ).items()
     }
-    faults = {
-        "missing": [f"{k} {expected[k]}" for k in expected if k not in state],
-        "unexpected": [f"{k} {tuple(v.shape)}" for k, v in state.items() if k not in expected],
-        "misshapen": [
-            f"{k} {tuple(state[k].shape)} in place of {shape}"
-            for k, shape in expected.items()
-            if k in state and tuple(state[k].shape) != shape
-        ],
-    }
-    if any(faults.values()):
-        told = "; ".join(f"{kind} {printable(found)}" for kind, found in faults.items() if found)
-        raise ValueError(
-            f"These weights in {layout.owner}'s layout do not fit the Mixer that their sizes "
-            f"name: {told}."
-        )
+    missing = [f"{k} {shape}" for k, shape in expected.items() if k not in state]
+    unexpected = [f"{k} {tuple(v.shape)}" for k, v in state.items() if k not in expected]
+    misshapen = [
+        f"{k} {tuple(state[k].shape)} in place of {shape}"
+        for k, shape in expected.items()
+        if k in state and tuple(state[k].shape) != shape
+    ]
+    if missing or unexpected or misshapen:
+        raise _misfit(layout, missing=missing, unexpected=unexpected, misshapen=misshapen)
     return (
         (ours, _rearrange(state.pop(theirs), pattern, model.patch_size))
         for ours, theirs, pattern in _rows(layout, model.num_blocks)
@@ -347,7 +316,7 @@ def from_layout(
     )
 
 
-def _rearrange(tensor: Tensor, pattern: str, patch_size: int) -> Tensor:
+def _rearrange(tensor: Tensor, pattern: str, patch_size: int = 1) -> Tensor:
     if not pattern:
         return tensor
     # einops wants to be told the axes that it cannot tell apart, and no others.

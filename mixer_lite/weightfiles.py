@@ -196,9 +196,7 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[str, T
         }[version]
         shape, _, dtype = read_header(file)
         # NumPy makes the array that the header names before it reads a byte of it.
-        declared = (
-            file.tell() + int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-        )
+        declared = file.tell() + math.prod(int(n) for n in shape) * dtype.itemsize
     if dtype.hasobject:
         raise _Refused(
             f"holds Python objects ({name!r}), which could run code, and was not opened: save "
