@@ -85,7 +85,7 @@ def google(state, images):
     w = {k: v.astype(np.float64) for k, v in state.items()}
     kernel = w["stem/kernel"]
     p = kernel.shape[0]
-    b, _, h, width = images.shape
+    h, width = images.shape[2:]
     x = images.astype(np.float64).transpose(0, 2, 3, 1)  # JAX has channels last
     x = np.stack(
         [
@@ -118,7 +118,7 @@ def openmmlab(state, images):
     w = {k: np.asarray(v, np.float64) for k, v in state.items()}
     kernel = w["backbone.patch_embed.projection.weight"]
     p = kernel.shape[-1]
-    b, _, h, width = images.shape
+    h, width = images.shape[2:]
     x = np.stack(
         [
             np.tensordot(images[:, :, r : r + p, q : q + p], kernel, axes=([1, 2, 3], [1, 2, 3]))
