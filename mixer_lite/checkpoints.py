@@ -44,6 +44,8 @@ __all__ = [
     "to_timm_state_dict",
 ]
 
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 
 def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> MlpMixer:
     """A model from a file of any Mixer's weights, in evaluation mode.
@@ -76,8 +78,9 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> M
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or unsafe; its weights are not a Mixer's, or do not fit
-            together: then every entry that is missing, unexpected or misshapen is named; or
-            some are NaN or infinite, so that every output would be.
+            together: then every entry that is missing, unexpected or misshapen is named; some
+            are of another type than floating point; or some are NaN or infinite, so that
+            every output would be.
     """
     state, metadata = read_file(path)
     try:
@@ -86,6 +89,12 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> M
         saved = _saved(metadata if ours else {})
         hints = {k: saved[k] for k in ("image_size", "patch_size") if k in saved}
         arguments = read_arguments(state, **hints)
+        for name, tensor in state.items():
+            if tensor.dtype not in _FLOATS:
+                raise ValueError(
+                    f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}: weights are "
+                    f"float32, float64, float16 or bfloat16."
+                )
         gelu, norm_eps = saved.get("gelu", layout.gelu), saved.get("norm_eps", layout.norm_eps)
         model = meta_model(**arguments, gelu=gelu, norm_eps=norm_eps)
         storages: set[int] = set()

@@ -68,13 +68,13 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Of a training checkpoint the weights are taken, averaged ones before others; prefixes of
     DataParallel, ``torch.compile`` and transformers are removed from names. PyTorch files, the
     older kind too, are read with ``weights_only=True`` and ``.npz`` with ``allow_pickle=False``:
-    no code in the file is ever run. All tensors are dense, of floating point, on the CPU and in
-    memory of their own, so that the file may be replaced while they are in use.
+    no code in the file is ever run. All tensors are dense, on the CPU and not mapped from the
+    file, so that it may be replaced while they are in use.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged or of another kind, could run code, unpacks to more than
-            ten times its size, or holds more than dense tensors of floating point.
+            ten times its size, or holds more than dense tensors.
     """
     path = Path(path)
     try:
@@ -144,9 +144,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], in
         state: dict[str, Tensor] = {}
         while len(state) < len(names):
             # Copies, because a mapped file must not change while it is in use. The map's pages
-            # count as memory until it is closed, so it is opened anew after every 16 MiB.
+            # count as memory until it is closed, so it is opened anew after every 4 MiB.
             with safe_open(path, framework="pt") as file:
-                room = 1 << 24
+                room = 1 << 22
                 while room > 0 and len(state) < len(names):
                     name = names[len(state)]
                     state[name] = file.get_tensor(name).clone()
@@ -227,21 +227,25 @@ def _read_legacy(path: Path) -> tuple[Any, dict[str, str], int]:
 def _check_pickle(file: IO[bytes]) -> None:
     # Refuses a pickle that names more than tensors are made of, without carrying it out.
     for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
-            asked = str(argument or "an object")
-            if _PICKLED.fullmatch(asked):
-                continue
-            if kind := _PICKLED_KINDS.get(asked.split(" ")[-1]):
-                raise _Refused(f"holds {kind}: save dense ones, with to_dense() or dequantize()")
-            name = ".".join(asked.split()) if asked.isprintable() else repr(asked)
+        if opcode.name == "STACK_GLOBAL":
             raise _Refused(
-                f"holds more than tensors ({name}) and was not opened, because reading it could "
-                f"run code: save its state_dict() alone, best as .safetensors"
+                "is pickled by another protocol than torch.save's own and was not opened: save "
+                "its state_dict() without pickle_protocol, best as .safetensors"
             )
+        if opcode.name not in ("GLOBAL", "INST") or _PICKLED.fullmatch(str(argument)):
+            continue
+        name = ".".join(str(argument).split(" "))
+        if kind := _PICKLED_KINDS.get(name.split(".")[-1]):
+            raise _Refused(f"holds {kind}: save dense ones, with to_dense() or dequantize()")
+        raise _Refused(
+            f"holds more than tensors ({name if name.isprintable() else repr(name)}) and was not "
+            f"opened, because reading it could run code: save its state_dict() alone, best as "
+            f".safetensors"
+        )
 
 
 def _state_dict(content: Any, size: int) -> dict[str, Tensor]:
-    # The weights among what a file holds, checked: floating-point, dense, no larger than it.
+    # The weights among what a file holds, checked: dense, and no larger than the file.
     for _ in range(4):  # wrappers may lie in each other
         for key in _WRAPPERS:
             inner = content.get(key) if isinstance(content, Mapping) else None
@@ -261,14 +265,10 @@ def _state_dict(content: Any, size: int) -> dict[str, Tensor]:
             "sparse" if tensor.layout != torch.strided
             else "quantized" if tensor.is_quantized
             else "without values" if tensor.device.type != "cpu"
-            else "" if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-            else str(tensor.dtype).removeprefix("torch.")
+            else ""
         )  # fmt: skip
         if kind:
-            raise _Refused(
-                f"holds {name}, a tensor that is {kind}: weights are dense tensors of float16, "
-                f"bfloat16, float32 or float64"
-            )
+            raise _Refused(f"holds {name}, a tensor that is {kind}: save dense ones")
         if name in state:
             raise _Refused(f"holds {name} twice, with and without a wrapper's prefix")
         state[name] = tensor.detach()
