@@ -263,6 +263,7 @@ def sentence(path):
     return text
 
 
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_one_sentence_and_nothing_is_run(tmp_path, monkeypatch, fault):
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,6 @@ memory and 5 GB of disk; close other programs first.
 
 from __future__ import annotations
 
-import re
 import statistics
 import subprocess
 import sys
@@ -80,7 +79,7 @@ def main() -> None:
         folder = Path(name)
         tiny = folder / "tiny.safetensors"
         ml.save_checkpoint(ml.create_model("mixer_pico_cifar10"), tiny)
-        if re.search("linux", sys.platform):
+        if sys.platform == "linux":
             model = ml.create_model("mixer_l16_224")
             size = sum(p.nbytes for p in model.parameters())
             paths = write(model, folder)
@@ -98,10 +97,10 @@ def main() -> None:
         print(f"\n{f'median of {ROUNDS}, ms to load B/16':40s} {'Mixer Lite':>11s} {'timm':>7s}")
         for kind, path in paths.items():
             whose = ("ours", "timm") if kind.startswith("timm") else ("ours",)
-            times = {
-                who: [load(who, "mixer_b16_224", path, tiny)[0] * 1000 for _ in range(ROUNDS)]
-                for who in whose
-            }
+            times: dict[str, list[float]] = {who: [] for who in whose}
+            for _ in range(ROUNDS):
+                for who in whose:
+                    times[who].append(load(who, "mixer_b16_224", path, tiny)[0] * 1000)
             middle = {who: statistics.median(t) for who, t in times.items()}
             timms = f"{middle['timm']:7.0f}" if "timm" in middle else f"{'-':>7s}"
             print(f"{kind:40s} {middle['ours']:11.0f} {timms}")
