@@ -177,7 +177,9 @@ def _saved(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _saved_config(saved: Mapping[str, Any], model: MlpMixer) -> ModelConfig:
     def numbers(v: Any) -> bool:
-        return isinstance(v, list) and len(v) == 3 and all(isinstance(x, int | float) for x in v)
+        # Neither NaN nor infinite: of those, abs(x) < 1e6 is False.
+        floats = isinstance(v, list) and all(isinstance(x, int | float) for x in v)
+        return floats and len(v) == 3 and all(abs(x) < 1e6 for x in v)
 
     checks = {
         "name": lambda v: isinstance(v, str),

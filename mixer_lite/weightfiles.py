@@ -7,6 +7,7 @@ of the file: every size that a file declares is compared with the bytes it has b
 
 from __future__ import annotations
 
+import argparse
 import math
 import pickletools
 import re
@@ -47,12 +48,13 @@ _NOT_WEIGHTS = (
      "model's state_dict() with torch.save, best as .safetensors"),
 )  # fmt: skip
 
-# All that a state dict of plain tensors asks of pickle, and what schedulers of a training leave.
+# All that a state dict of plain tensors asks of pickle, and what trainings leave beside it: counts
+# of schedulers, timm's arguments, which are a bag of the same plain values.
 # torch.load's own list is longer: it lets a file of 40 bytes ask for a bytearray of gigabytes.
 _PICKLED = re.compile(
     r"collections (OrderedDict|Counter)|torch._utils _rebuild_(tensor_v2|tensor_v3|parameter)|"
     r"torch(\.storage)? \w+Storage|torch (Size|device|b?float\w*|double|half|u?int\d+|bool)|"
-    r"(builtins|__builtin__) set"
+    r"(builtins|__builtin__) set|argparse Namespace"
 )
 _PICKLED_KINDS = {
     "_rebuild_sparse_tensor": "sparse tensors",
@@ -183,7 +185,7 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, str], int]:
         else:
             names = ", ".join(repr(m.filename) for m in members[:3]) or "nothing"
             raise _Refused(f"is a zip file of another kind, not weights: it holds {names}")
-    return torch.load(path, map_location="cpu", weights_only=True), {}, unpacked
+    return _torch_load(path), {}, unpacked
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[str, Tensor]:
@@ -220,8 +222,12 @@ def _read_legacy(path: Path) -> tuple[Any, dict[str, str], int]:
     with path.open("rb") as file:
         for _ in range(5):  # magic number, version, system, the object, keys of its storages
             _check_pickle(file)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return content, {}, path.stat().st_size
+    return _torch_load(path), {}, path.stat().st_size
+
+
+def _torch_load(path: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_pickle(file: IO[bytes]) -> None:

@@ -1,5 +1,6 @@
 """Every layout, in every container, gives the numbers of the code that it came from."""
 
+import argparse
 import importlib.util
 
 import numpy as np
@@ -249,6 +250,36 @@ def test_weights_that_were_views_of_one_memory_get_their_own(tmp_path):
     assert len(places) == len(list(model.parameters()))
     assert all(p.untyped_storage().nbytes() == p.nbytes for p in model.parameters())
     assert torch.equal(model.blocks[0].norm1.bias, model.blocks[0].norm2.bias)
+
+
+def test_weights_that_are_not_contiguous(tmp_path):
+    state = openmmlab()
+    turned = {k: v.T.contiguous().T if v.ndim == 2 else v for k, v in state.items()}
+    assert not turned["head.fc.weight"].is_contiguous()
+    torch.save(turned, tmp_path / "a.pth")
+    model = ml.load_checkpoint(tmp_path / "a.pth")
+    assert all(p.is_contiguous() for p in model.parameters())
+    for name, value in to_openmmlab_state_dict(model).items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_a_training_of_timms_own(tmp_path):
+    # Its saver keeps the weights, their average, the optimizer and the arguments in one file.
+    model = timm.create_model("mixer_s32_224", num_classes=3)
+    average = timm.utils.ModelEmaV3(model, decay=0.9)
+    for p in average.module.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    saver = timm.utils.CheckpointSaver(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        args=argparse.Namespace(model="mixer_s32_224", mean=None, lr=0.1),
+        model_ema=average,
+        checkpoint_dir=str(tmp_path),
+    )
+    saver.save_checkpoint(epoch=1, metric=0.5)
+    loaded = to_timm_state_dict(ml.load_checkpoint(tmp_path / "last.pth.tar"))
+    for name, value in average.module.state_dict().items():
+        assert torch.equal(loaded[name], value), name
 
 
 def test_own_files_keep_what_shapes_do_not_tell(tmp_path):
