@@ -57,10 +57,10 @@ _PICKLED = re.compile(
     r"(builtins|__builtin__) set|argparse Namespace"
 )
 _PICKLED_KINDS = {
-    "_rebuild_sparse_tensor": "sparse tensors",
-    "_rebuild_qtensor": "quantized tensors",
-    "_rebuild_meta_tensor_no_storage": "tensors without values (of the meta device)",
-    "_rebuild_nested_tensor": "nested tensors",
+    "_rebuild_sparse_tensor": "holds sparse tensors: save to_dense() of them",
+    "_rebuild_qtensor": "holds quantized tensors: save dequantize() of them",
+    "_rebuild_meta_tensor_no_storage": "holds tensors of the meta device, which have no values",
+    "_rebuild_nested_tensor": "holds nested tensors, which no Mixer has",
 }
 
 
@@ -167,8 +167,9 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, str], int]:
         unpacked = sum(m.file_size for m in members)
         if unpacked > MAX_EXPANSION * size:
             raise _Refused(
-                f"would unpack to {unpacked:,} bytes from {size:,}, which no weights do: it was "
-                f"not opened, because it could fill the memory"
+                f"would unpack to {unpacked:,} bytes from {size:,}, more than {MAX_EXPANSION} "
+                f"times as many, which no weights do: it was not opened, because it could fill "
+                f"the memory"
             )
         if any(m.filename.endswith("/data.pkl") for m in members):
             if any(m.filename.endswith("/constants.pkl") for m in members):
@@ -242,7 +243,7 @@ def _check_pickle(file: IO[bytes]) -> None:
             continue
         name = ".".join(str(argument).split(" "))
         if kind := _PICKLED_KINDS.get(name.split(".")[-1]):
-            raise _Refused(f"holds {kind}: save dense ones, with to_dense() or dequantize()")
+            raise _Refused(kind)
         raise _Refused(
             f"holds more than tensors ({name if name.isprintable() else repr(name)}) and was not "
             f"opened, because reading it could run code: save its state_dict() alone, best as "
@@ -259,7 +260,7 @@ def _state_dict(content: Any, size: int) -> dict[str, Tensor]:
                 content = inner
                 break
     if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
-        raise _Refused("holds no state dict: a mapping from names to tensors")
+        raise _Refused("holds no state dict, names with tensors: save model.state_dict()")
     state: dict[str, Tensor] = {}
     for name, tensor in _renamed(content):
         if not isinstance(tensor, Tensor):
