@@ -90,11 +90,19 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> M
         saved = _saved(metadata if ours else {})
         hints = {k: saved[k] for k in ("image_size", "patch_size") if k in saved}
         arguments = read_arguments(state, **hints)
-        _check_numbers(state)
+        for name, tensor in state.items():
+            if tensor.dtype not in _FLOATS:
+                raise ValueError(
+                    f"{printable([name])} is of type {str(tensor.dtype).removeprefix('torch.')}: "
+                    f"weights are float32, float64, float16 or bfloat16."
+                )
         gelu, norm_eps = saved.get("gelu", layout.gelu), saved.get("norm_eps", layout.norm_eps)
         model = meta_model(**arguments, gelu=gelu, norm_eps=norm_eps)
         storages: set[int] = set()
-        weights = {name: _own(t, storages) for name, t in from_layout(state, model, layout)}
+        weights = {
+            name: _own(theirs, tensor, storages)
+            for name, theirs, tensor in from_layout(state, model, layout)
+        }
         model.load_state_dict(weights, assign=True)
         if config is None and model.grid_size[0] == model.grid_size[1]:
             config = _config(Path(path), model, layout, saved.get("config"))
@@ -104,29 +112,19 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> M
     return model.eval()
 
 
-def _check_numbers(state: Mapping[str, Tensor]) -> None:
-    for name, tensor in state.items():
-        if tensor.dtype not in _FLOATS:
-            raise ValueError(
-                f"{printable([name])} is of type {str(tensor.dtype).removeprefix('torch.')}: "
-                f"weights are float32, float64, float16 or bfloat16."
-            )
-        numbers = tensor.float()
-        # Of finite numbers the sum is nearly always finite, and it is the cheaper question.
-        if not math.isfinite(numbers.sum()) and not bool(numbers.isfinite().all()):
-            raise ValueError(
-                f"{printable([name])} holds NaN or infinite weights, and so would every output: "
-                f"the training diverged, the file is damaged, or its type was too narrow for it."
-            )
-
-
-def _own(tensor: Tensor, storages: set[int]) -> Tensor:
+def _own(name: str, tensor: Tensor, storages: set[int]) -> Tensor:
     # The weight as float32, dense and alone in its memory: two that share it could not train.
     weight = tensor.float().contiguous()
     storage = weight.untyped_storage()
     if storage.nbytes() != weight.nbytes or storage.data_ptr() in storages:
         weight = weight.clone()
     storages.add(weight.untyped_storage().data_ptr())
+    # Of finite numbers the sum is nearly always finite, and it is the cheaper question.
+    if not math.isfinite(weight.sum()) and not bool(weight.isfinite().all()):
+        raise ValueError(
+            f"{name} holds NaN or infinite weights, and so would every output: the training "
+            f"diverged, the file is damaged, or its type was too narrow for it."
+        )
     return weight
 
 

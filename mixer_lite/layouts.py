@@ -283,11 +283,11 @@ def to_layout(state: Mapping[str, Tensor], layout: Layout, patch_size: int) -> d
 
 def from_layout(
     state: dict[str, Tensor], model: MlpMixer, layout: Layout
-) -> Iterator[tuple[str, Tensor]]:
-    """Pairs of our name and array, taking each entry out of ``state``, so that none is kept twice.
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Our name, theirs and our array of each weight, taken out of ``state``: none is kept twice.
 
     Args:
-        state: entries under the layout's names; empty when all pairs have been taken.
+        state: entries under the layout's names; empty when all have been taken.
         model: a Mixer of the right sizes; its weights are not looked at, only their shapes.
         layout: of the entries.
 
@@ -310,7 +310,7 @@ def from_layout(
     if missing or unexpected or misshapen:
         raise _misfit(layout, missing=missing, unexpected=unexpected, misshapen=misshapen)
     return (
-        (ours, _rearrange(state.pop(theirs), pattern, model.patch_size))
+        (ours, theirs, _rearrange(state.pop(theirs), pattern, model.patch_size))
         for ours, theirs, pattern in _rows(layout, model.num_blocks)
         if theirs in expected
     )
