@@ -1,6 +1,7 @@
 # make lab   opens the course          make test       runs every check
 #            (ARGS=--no-browser and other options go to JupyterLab)
 # make setup makes .venv alone         make notebooks  runs the notebooks and stores their outputs
+# make parity installs OpenMMLab's and lucidrains' Mixers and compares ours with them by value
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 else
@@ -9,7 +10,7 @@ endif
 PYTHON ?= $(shell command -v python3 || command -v python)
 export PYTHONUTF8 := 1
 
-.PHONY: lab test browser test-lowest setup notebooks train lint clean
+.PHONY: lab test parity browser test-lowest setup notebooks train lint clean
 .DEFAULT_GOAL := lab
 
 setup: .venv/ready
@@ -29,6 +30,12 @@ lab: setup
 
 test: setup browser
 	$(BIN)/python -m pytest
+
+# Their real code, which the other tests do without: it is large, and no longer changes.
+parity: setup
+	@if command -v uv >/dev/null 2>&1; then uv pip install --python .venv -e '.[parity]'; \
+	else $(BIN)/python -m pip install -e '.[parity]'; fi
+	$(BIN)/python -m pytest tests/parity
 
 # The browser tests need Chromium, Chrome or Edge: found, or else installed.
 browser: setup

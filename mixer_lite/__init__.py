@@ -10,7 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mixer_lite import datasets, explain, filters, images, specs
-from mixer_lite.checkpoints import load_checkpoint, save_checkpoint, to_timm_state_dict
+from mixer_lite.checkpoints import (
+    load_checkpoint,
+    save_checkpoint,
+    to_google_npz,
+    to_openmmlab_state_dict,
+    to_timm_state_dict,
+)
 from mixer_lite.model import MixerBlock, MlpBlock, MlpMixer
 from mixer_lite.predict import Prediction, predict
 from mixer_lite.pretrained import list_pretrained, load_pretrained
@@ -48,6 +54,8 @@ __all__ = [
     "predict",
     "save_checkpoint",
     "specs",
+    "to_google_npz",
+    "to_openmmlab_state_dict",
     "to_timm_state_dict",
 ]
 

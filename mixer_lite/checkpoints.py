@@ -1,167 +1,213 @@
-"""Checkpoint files to our models and back: pure key maps, safe reading.
+"""Checkpoint files to our models and back, exactly: whoever wrote them, whatever they are called.
 
-Our names are timm's, with one difference: timm's stem is a strided convolution,
-``stem.proj.weight (C, 3, P, P)``, ours the equal matrix ``stem.weight (C, 3*P*P)``.
+``weightfiles`` reads a file safely, ``layouts`` knows each project's names and shapes; here they
+meet the model, with the activation, LayerNorm epsilon and preprocessing that the source used.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import pickle
-import re
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from mixer_lite.model import Gelu, MlpMixer
+from mixer_lite.labels import imagenet_names
+from mixer_lite.layouts import (
+    LAYOUTS,
+    Layout,
+    from_layout,
+    meta_model,
+    printable,
+    read_arguments,
+    recognise,
+    to_layout,
+)
+from mixer_lite.model import MlpMixer
 from mixer_lite.specs import ModelConfig
+from mixer_lite.weightfiles import read_file
 
-# Training scripts wrap the weights; averaged weights are the ones meant for use.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+__all__ = [
+    "from_timm_state_dict",
+    "load_checkpoint",
+    "read_arguments",
+    "read_file",
+    "save_checkpoint",
+    "to_google_npz",
+    "to_lucidrains_state_dict",
+    "to_openmmlab_state_dict",
+    "to_timm_state_dict",
+]
 
-
-def to_timm_state_dict(model: MlpMixer) -> dict[str, Tensor]:
-    """The model's weights under timm's names and shapes, for ``timm``'s ``load_state_dict``.
-
-    A model without a head gives no head entries, like timm's with ``num_classes=0``.
-    """
-    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    weight, bias = state.pop("stem.weight"), state.pop("stem.bias")
-    p = model.patch_size
-    kernel = rearrange(weight, "c (i p1 p2) -> c i p1 p2", p1=p, p2=p).contiguous()
-    return {"stem.proj.weight": kernel, "stem.proj.bias": bias, **state}
-
-
-def from_timm_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under timm's names to ours; entries that are already ours pass through."""
-    ours = dict(state)
-    if "stem.proj.weight" in ours:
-        ours["stem.weight"] = rearrange(ours.pop("stem.proj.weight"), "c i p1 p2 -> c (i p1 p2)")
-    if "stem.proj.bias" in ours:
-        ours["stem.bias"] = ours.pop("stem.proj.bias")
-    return ours
-
-
-def read_arguments(state: Mapping[str, Tensor], patch_size: int | None = None) -> dict[str, Any]:
-    """The arguments of :class:`MlpMixer` that fit a state dict, read off its shapes.
-
-    The patch grid is taken to be square and the input to have three channels, which no weight
-    tells apart from other choices.
-
-    Raises:
-        ValueError: an entry that every Mixer has is missing, or the shapes fit no such Mixer.
-    """
-    state = from_timm_state_dict(state)
-    needed = ("stem.weight", "norm.weight", *(
-        f"blocks.0.{m}.{k}.weight" for m in ("mlp_tokens", "mlp_channels") for k in ("fc1", "fc2")
-    ))  # fmt: skip
-    missing = [k for k in needed if k not in state]
-    if missing:
-        raise ValueError(
-            f"These are not an MLP-Mixer's weights in timm's layout: {missing[0]} is missing "
-            f"(the first of their names: {', '.join(list(state)[:3]) or 'none'})."
-        )
-    hidden_dim, pixels = state["stem.weight"].shape
-    tokens_mlp_dim, num_tokens = state["blocks.0.mlp_tokens.fc1.weight"].shape
-    side, patch = round(num_tokens**0.5), patch_size or round((pixels / 3) ** 0.5)
-    if side**2 != num_tokens or 3 * patch**2 != pixels:
-        raise ValueError(
-            f"{num_tokens} tokens of {pixels} values are not a square grid of square RGB patches."
-        )
-    blocks = {int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k))}
-    return dict(
-        image_size=side * patch,
-        patch_size=patch,
-        num_classes=len(state["head.weight"]) if "head.weight" in state else 0,
-        num_blocks=max(blocks) + 1,
-        hidden_dim=hidden_dim,
-        tokens_mlp_dim=tokens_mlp_dim,
-        channels_mlp_dim=len(state["blocks.0.mlp_channels.fc1.weight"]),
-    )
-
-
-def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and text metadata of a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file.
-
-    PyTorch's pickles are read with ``weights_only=True``: no code in the file is ever run.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds more than tensors, or is of another kind.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint file {path}.")
-    metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                return {k: file.get_tensor(k) for k in file.keys()}, metadata
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
-    if path.suffix not in (".pth", ".pt", ".bin"):
-        raise ValueError(
-            f"{path.name}: give a .safetensors, .pth, .pt or .bin file, not {path.suffix!r}."
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors and was not opened, because reading it could run "
-            f"code: save its state_dict() alone, best as .safetensors."
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or not a PyTorch file: {error}.") from error
-    for key in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path} holds no state dict: a mapping from names to tensors.")
-    return {k.removeprefix("module."): v for k, v in content.items()}, metadata
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> MlpMixer:
-    """A model from a file of weights in our layout or timm's, in evaluation mode.
+    """A model from a file of any Mixer's weights, in evaluation mode.
 
-    Sizes are read off the weights; preprocessing and class names from the file where
-    :func:`save_checkpoint` wrote it, else from ``config``, else the official code's
-    (mean and std 0.5, bicubic, crop 0.875). Half-precision weights become float32.
+    The file may be safetensors, PyTorch's (the zip of today or the older kind) or NumPy's
+    ``.npz``; its weights in the layout of timm, Google, OpenMMLab, lucidrains or our own,
+    wrapped by a training script or not, with a head of any number of classes or none. All is
+    recognised by content. Sizes are read off the shapes; GELU, LayerNorm epsilon and
+    preprocessing are the source's:
+
+    ========== ===== ===== ================================================================
+    layout     GELU  eps   preprocessing
+    ========== ===== ===== ================================================================
+    timm       exact 1e-6  mean and std 0.5, bicubic, crop 0.875; with MIIL's head of 11221
+                           classes mean 0, std 1, bilinear
+    Google     tanh  1e-6  mean and std 0.5, bicubic, crop 0.875
+    OpenMMLab  exact 1e-5  the same, resized by OpenCV where it is installed
+    lucidrains exact 1e-5  mean and std 0.5, bicubic, crop 0.875
+    ours       what :func:`save_checkpoint` wrote; without it, timm's
+    ========== ===== ===== ================================================================
+
+    MIIL's ImageNet-1k weights cannot be told from others of timm's layout: give their
+    ``config``. Weights become float32, in memory of their own; nothing else of the file is kept,
+    so the peak of memory is little more than the weights.
+
+    Args:
+        path: the file.
+        config: preprocessing and class names, in place of those above.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or unsafe, or its weights are not a Mixer's.
+        ValueError: the file is damaged or unsafe; its weights are not a Mixer's, or do not fit
+            together: then every entry that is missing, unexpected or misshapen is named; some
+            are of another type than floating point; or some are NaN or infinite, so that
+            every output would be.
     """
     state, metadata = read_file(path)
-    ours = from_timm_state_dict(state)
-    arguments = read_arguments(ours)
-    gelu: Gelu = "tanh" if metadata.get("gelu") == "tanh" else "exact"
-    model = MlpMixer(**arguments, gelu=gelu)
     try:
-        model.load_state_dict({k: v.float() for k, v in ours.items()})
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise ValueError(f"{path} does not fit the Mixer that its sizes name: {first}") from error
-    if config is None and "config" in metadata:
-        known = {f.name for f in fields(ModelConfig)}
-        saved: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v
-            for k, v in json.loads(metadata["config"]).items()
-            if k in known
+        layout = recognise(state)
+        ours = layout is LAYOUTS["mixer_lite"]
+        saved = _saved(metadata if ours else {})
+        hints = {k: saved[k] for k in ("image_size", "patch_size") if k in saved}
+        arguments = read_arguments(state, **hints)
+        for name, tensor in state.items():
+            if tensor.dtype not in _FLOATS:
+                raise ValueError(
+                    f"{printable([name])} is of type {str(tensor.dtype).removeprefix('torch.')}: "
+                    f"weights are float32, float64, float16 or bfloat16."
+                )
+        gelu, norm_eps = saved.get("gelu", layout.gelu), saved.get("norm_eps", layout.norm_eps)
+        model = meta_model(**arguments, gelu=gelu, norm_eps=norm_eps)
+        storages: set[int] = set()
+        weights = {
+            name: _own(theirs, tensor, storages)
+            for name, theirs, tensor in from_layout(state, model, layout)
         }
-        config = ModelConfig(**saved)
-    model.config = config or ModelConfig(
-        name=Path(path).stem, image_size=arguments["image_size"], source=f"file {Path(path).name}"
-    )
+        model.load_state_dict(weights, assign=True)
+        if config is None and model.grid_size[0] == model.grid_size[1]:
+            config = _config(Path(path), model, layout, saved.get("config"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    model.config = config
     return model.eval()
+
+
+def _own(name: str, tensor: Tensor, storages: set[int]) -> Tensor:
+    # The weight as float32, dense and alone in its memory: two that share it could not train.
+    weight = tensor.float().contiguous()
+    storage = weight.untyped_storage()
+    if storage.nbytes() != weight.nbytes or storage.data_ptr() in storages:
+        weight = weight.clone()
+    storages.add(weight.untyped_storage().data_ptr())
+    # Of finite numbers the sum is nearly always finite, and it is the cheaper question.
+    if not math.isfinite(weight.sum()) and not bool(weight.isfinite().all()):
+        raise ValueError(
+            f"{name} holds NaN or infinite weights, and so would every output: the training "
+            f"diverged, the file is damaged, or its type was too narrow for it."
+        )
+    return weight
+
+
+def _config(
+    path: Path, model: MlpMixer, layout: Layout, saved: Mapping[str, Any] | None
+) -> ModelConfig:
+    if saved is not None:
+        return _saved_config(saved, model)
+    config = ModelConfig(
+        name=path.stem,
+        image_size=model.image_size[0],
+        class_names=imagenet_names(model.num_classes),
+        source=f"file {path.name}, in the layout of {layout.owner}",
+    )
+    if layout is LAYOUTS["timm"] and model.num_classes == 11221:  # MIIL's ImageNet-21k-P
+        return replace(config, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear")
+    if layout is not LAYOUTS["openmmlab"]:
+        return config
+    if importlib.util.find_spec("cv2"):
+        return replace(
+            config, resize="opencv", source=f"{config.source}; images resized by OpenCV, as there"
+        )
+    return replace(
+        config,
+        source=f"{config.source}; OpenCV, which resizes images there, is not installed: Pillow "
+        f"does it a little differently (pip install opencv-python-headless)",
+    )
+
+
+def _saved(metadata: Mapping[str, str]) -> dict[str, Any]:
+    # What save_checkpoint wrote beside the weights, checked: a file can claim anything.
+    checks = {
+        "gelu": lambda v: v in ("exact", "tanh"),
+        "norm_eps": lambda v: isinstance(v, float) and 0 < v < 1,
+        "image_size": lambda v: (
+            isinstance(v, list) and len(v) == 2 and all(isinstance(x, int) and x > 0 for x in v)
+        ),
+        "patch_size": lambda v: isinstance(v, int) and v > 0,
+        "config": lambda v: isinstance(v, dict),
+    }
+    saved: dict[str, Any] = {}
+    for key, check in checks.items():
+        if key in metadata:
+            text = metadata[key]
+            try:
+                value = text if key == "gelu" else json.loads(text)
+            except (ValueError, RecursionError):
+                value = None
+            if not check(value):
+                raise ValueError(f"its metadata is damaged: {key} is {text!r:.60}.")
+            saved[key] = value
+    return saved
+
+
+def _saved_config(saved: Mapping[str, Any], model: MlpMixer) -> ModelConfig:
+    def numbers(v: Any) -> bool:
+        # Neither NaN nor infinite: of those, abs(x) < 1e6 is False.
+        floats = isinstance(v, list) and all(isinstance(x, int | float) for x in v)
+        return floats and len(v) == 3 and all(abs(x) < 1e6 for x in v)
+
+    checks = {
+        "name": lambda v: isinstance(v, str),
+        "image_size": lambda v: v == model.image_size[0],
+        "mean": numbers,
+        "std": lambda v: numbers(v) and all(x > 0 for x in v),
+        "interpolation": lambda v: v in ("bicubic", "bilinear"),
+        "crop": lambda v: isinstance(v, int | float) and 0 < v <= 1,
+        "resize": lambda v: v in ("pillow", "opencv"),
+        "class_names": lambda v: (
+            isinstance(v, list)
+            and all(isinstance(x, str) for x in v)
+            and len(v) in (0, model.num_classes)
+        ),
+        "source": lambda v: isinstance(v, str),
+    }
+    known: dict[str, Any] = {k: v for k, v in saved.items() if k in checks}
+    for key, value in known.items():
+        if not checks[key](value):
+            raise ValueError(f"its metadata is damaged: {key} of its config is {value!r:.60}.")
+    if not {"name", "image_size"} <= known.keys():
+        raise ValueError("its metadata is damaged: its config lacks name or image_size.")
+    known = {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
+    return ModelConfig(**known)
 
 
 def save_checkpoint(
@@ -169,12 +215,76 @@ def save_checkpoint(
 ) -> None:
     """Write a ``.safetensors`` file that :func:`load_checkpoint` reads back whole.
 
+    Beside the weights it holds the activation, the LayerNorm epsilon, the shape of the image
+    and of its patches, and ``model.config``.
+
     ``dtype=torch.float16`` halves the file; every weight is then rounded to 11 bits.
     """
     from safetensors.torch import save_file
 
     state = {k: v.detach().cpu().to(dtype).contiguous() for k, v in model.state_dict().items()}
-    metadata: dict[str, str] = {"gelu": model.gelu}
+    metadata: dict[str, str] = {
+        "gelu": model.gelu,
+        "norm_eps": json.dumps(model.norm_eps),
+        "image_size": json.dumps(model.image_size),
+        "patch_size": json.dumps(model.patch_size),
+    }
     if model.config:
         metadata["config"] = json.dumps(asdict(model.config))
     save_file(state, path, metadata=metadata)
+
+
+def _exported(model: MlpMixer, layout: str) -> dict[str, Tensor]:
+    state = {k: v.detach() for k, v in model.state_dict().items()}
+    theirs = to_layout(state, LAYOUTS[layout], model.patch_size)
+    return {k: v.clone(memory_format=torch.contiguous_format) for k, v in theirs.items()}
+
+
+def to_timm_state_dict(model: MlpMixer) -> dict[str, Tensor]:
+    """The model's weights under timm's names and shapes, for ``timm``'s ``load_state_dict``.
+
+    A model without a head gives no head entries, like timm's with ``num_classes=0``. Names and
+    numbers only: timm's model computes the exact GELU with a LayerNorm epsilon of 1e-6,
+    whatever this one does.
+    """
+    return _exported(model, "timm")
+
+
+def to_openmmlab_state_dict(model: MlpMixer) -> dict[str, Tensor]:
+    """The model's weights as OpenMMLab's ``ImageClassifier`` of an ``MlpMixer`` names them.
+
+    ``torch.save({"meta": {}, "state_dict": to_openmmlab_state_dict(model)}, "mixer.pth")`` makes
+    a file of the kind they publish. Their code computes the exact GELU with an epsilon of 1e-5.
+    """
+    return _exported(model, "openmmlab")
+
+
+def to_lucidrains_state_dict(model: MlpMixer) -> dict[str, Tensor]:
+    """The model's weights as lucidrains' ``mlp-mixer-pytorch`` names and shapes them.
+
+    Its arguments are named the other way round: ``expansion_factor`` is D_S / C and
+    ``expansion_factor_token`` D_C / C. It computes the exact GELU with an epsilon of 1e-5.
+    """
+    return _exported(model, "lucidrains")
+
+
+def to_google_npz(model: MlpMixer, path: str | Path) -> None:
+    """Write the model's weights as the official JAX code keeps them: a flat ``.npz``.
+
+    The official code computes the tanh GELU with a LayerNorm epsilon of 1e-6, and
+    :func:`load_checkpoint` takes that for granted of such a file: of a model with
+    ``gelu="exact"`` the outputs differ a little there.
+    """
+    arrays: dict[str, Any] = {k: v.cpu().numpy() for k, v in _exported(model, "google").items()}
+    with Path(path).open("wb") as file:  # given a name, NumPy would add .npz to it
+        np.savez(file, **arrays)
+
+
+def from_timm_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under timm's names to ours; entries that are already ours pass through."""
+    ours = dict(state)
+    if "stem.proj.weight" in ours:
+        ours["stem.weight"] = ours.pop("stem.proj.weight").flatten(1)
+    if "stem.proj.bias" in ours:
+        ours["stem.bias"] = ours.pop("stem.proj.bias")
+    return ours

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixer_lite.checkpoints import from_timm_state_dict, load_checkpoint, read_arguments
+from mixer_lite.labels import imagenet_names
 from mixer_lite.model import MlpMixer
 from mixer_lite.resources import data_path
 from mixer_lite.specs import ModelConfig
@@ -100,17 +101,7 @@ def _load_from_timm(name: str) -> MlpMixer:
         std=tuple(cfg["std"]),
         interpolation=cfg["interpolation"],
         crop=cfg["crop_pct"],
-        class_names=_imagenet_names(model.num_classes),
+        class_names=imagenet_names(model.num_classes),
         source=FROM_TIMM[name],
     )
     return model.eval()
-
-
-def _imagenet_names(num_classes: int) -> tuple[str, ...]:
-    from timm.data import ImageNetInfo
-
-    subset = {1000: "imagenet-1k", 21843: "imagenet-21k-goog", 11221: "imagenet-21k-miil"}
-    if num_classes not in subset:
-        return ()
-    info = ImageNetInfo(subset[num_classes])
-    return tuple(info.index_to_description(i) for i in range(num_classes))

@@ -11,6 +11,7 @@ import torch
 
 import mixer_lite as ml
 from mixer_lite import pretrained
+from mixer_lite.labels import imagenet_names
 from mixer_lite.predict import logits
 from mixer_lite.resources import data_path
 
@@ -110,7 +111,7 @@ def test_weights_from_timm_carry_its_preprocessing_and_give_its_logits(monkeypat
 
 def test_class_names_exist_for_every_size_of_head():
     for n in (1000, 21843, 11221):
-        names = pretrained._imagenet_names(n)
+        names = imagenet_names(n)
         assert len(names) == n and all(names)
 
 
