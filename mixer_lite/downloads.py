@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import textwrap
 import time
 import zipfile
@@ -129,6 +128,7 @@ def from_url(url: str, *, mib: float | None, sha256: str, name: str, call: str) 
     if kept:
         return kept
     import pooch
+    from tqdm import tqdm
 
     folder, file = cache_folder() / "weights", url.rsplit("/", 1)[-1]
     digest = ""
@@ -137,8 +137,9 @@ def from_url(url: str, *, mib: float | None, sha256: str, name: str, call: str) 
         # Verified here, before pooch gives the file its name.
         nonlocal digest
         try:
-            http = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=TIMEOUT)
-            http(url, output_file, None)
+            with tqdm(unit="B", unit_scale=True, desc=file) as bar:
+                http = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT)
+                http(url, output_file, None)
             digest = verify(Path(output_file), mib=mib, sha256=sha256, npz=file.endswith(".npz"))
         except Exception as error:
             if _passing(error):
@@ -327,6 +328,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: Exception) -> int:
+    if "ProxyError" in _kinds(error) and any(" 407" in f" {e}" for e in _chain(error)):
+        return 407  # told in words alone
     responses = (getattr(e, "response", None) for e in _chain(error))
     return next((r.status_code for r in responses if r is not None), 0)
 

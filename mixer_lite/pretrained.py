@@ -340,7 +340,7 @@ def _config(known: Pretrained) -> ModelConfig:
     if known.origin == "timm":
         import timm
 
-        cfg = timm.get_pretrained_cfg(known.name)
+        cfg: Any = timm.get_pretrained_cfg(known.name)
         preprocessing = dict(
             mean=tuple(cfg.mean),
             std=tuple(cfg.std),

@@ -18,7 +18,7 @@ from mixer_lite import downloads
 from mixer_lite.checkpoints import read_file
 
 _RESMLP = "Meta's ResMLP (arXiv 2105.03404), trained on {} (Apache-2.0), as timm hosts it."
-_IN1K, _DISTILLED = "ImageNet-1k", "ImageNet-1k, taught by a convolutional network"
+_IN1K, _DISTILLED = "ImageNet-1k", "ImageNet-1k with distillation"
 # timm's names; how large the file is, in millions of bytes; where the weights come from.
 RELATIVES = {
     "resmlp_12_224.fb_in1k": (61, _RESMLP.format(_IN1K)),
@@ -147,8 +147,8 @@ def load_token_mixing(name: str, *, file: str | Path | None = None) -> TokenMixi
 def token_mixing(state: Mapping[str, Tensor], *, name: str, source: str = "") -> TokenMixing:
     """The token-mixing matrices in a state dict of timm's ResMLP, gMLP or gMixer.
 
-    gMixer's first layer holds two matrices: its upper half is what units read (``fc1`` here),
-    its lower half what opens them (``gate``).
+    gMixer's first layer holds two matrices: its first half is what units read (``fc1`` here), its
+    second half what opens them (``gate``).
 
     Raises:
         ValueError: there are none, or their shapes belong to none of these models.
