@@ -137,7 +137,8 @@ def from_url(url: str, *, mib: float | None, sha256: str, name: str, call: str) 
         # Verified here, before pooch gives the file its name.
         nonlocal digest
         try:
-            with tqdm(unit="B", unit_scale=True, desc=file) as bar:
+            # A bar of ours is closed when all goes wrong; pooch learns the total and sets it.
+            with tqdm(total=1, unit="B", unit_scale=True, desc=file) as bar:
                 http = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT)
                 http(url, output_file, None)
             digest = verify(Path(output_file), mib=mib, sha256=sha256, npz=file.endswith(".npz"))
