@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import html
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from mixer_lite import downloads
 from mixer_lite.checkpoints import load_checkpoint
+from mixer_lite.labels import imagenet_names
 from mixer_lite.model import MlpMixer
 from mixer_lite.relatives import RELATIVES
 from mixer_lite.resources import data_path
@@ -321,7 +323,7 @@ def load_pretrained(name: str, *, file: str | Path | None = None) -> MlpMixer:
         except downloads.WrongFileError as error:
             raise ValueError(f"{path} is not {name}: {error}.") from error
     try:
-        model = load_checkpoint(path, config=_config(known))
+        model = load_checkpoint(path, config=config_of(known))
     except ValueError as error:
         if file is not None:
             raise
@@ -335,8 +337,19 @@ def load_pretrained(name: str, *, file: str | Path | None = None) -> MlpMixer:
     return model
 
 
-def _config(known: Pretrained) -> ModelConfig:
-    preprocessing: dict[str, Any] = {}  # by default the official code's, which OpenMMLab shares
+def config_of(known: Pretrained) -> ModelConfig:
+    """Preprocessing, class names and source of trained weights, without loading them.
+
+    timm's weights are prepared for as timm does it, Google's as the official code does.
+    OpenMMLab's images are resized by OpenCV where it is installed, else by Pillow.
+
+    Raises:
+        ValueError: the weights are bundled: their own file tells.
+    """
+    preprocessing: dict[str, Any] = {}  # by default the official code's
+    source = known.source
+    if known.origin == "bundled":
+        raise ValueError(f"The file of {known.name} tells its preprocessing: load it.")
     if known.origin == "timm":
         import timm
 
@@ -347,20 +360,17 @@ def _config(known: Pretrained) -> ModelConfig:
             interpolation=cfg.interpolation,
             crop=cfg.crop_pct,
         )
+    elif known.origin == "OpenMMLab" and importlib.util.find_spec("cv2"):
+        preprocessing = dict(resize="opencv")
+    elif known.origin == "OpenMMLab":
+        source += (
+            " OpenCV, which resizes images there, is not installed: Pillow does it a little "
+            "differently (pip install opencv-python-headless)."
+        )
     return ModelConfig(
         name=known.name,
         image_size=known.sizes["image_size"],
-        class_names=_imagenet_names(known.sizes["num_classes"]),
-        source=known.source,
+        class_names=imagenet_names(known.sizes["num_classes"]),
+        source=source,
         **preprocessing,
     )
-
-
-def _imagenet_names(num_classes: int) -> tuple[str, ...]:
-    from timm.data import ImageNetInfo
-
-    subset = {1000: "imagenet-1k", 21843: "imagenet-21k-goog", 11221: "imagenet-21k-miil"}
-    if num_classes not in subset:
-        return ()
-    info = ImageNetInfo(subset[num_classes])
-    return tuple(info.index_to_description(i) for i in range(num_classes))

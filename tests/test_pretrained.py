@@ -16,6 +16,7 @@ from timm.models.mlp_mixer import MlpMixer as TimmMixer
 
 import mixer_lite as ml
 from mixer_lite import downloads, pretrained
+from mixer_lite.labels import imagenet_names
 from mixer_lite.predict import logits
 from mixer_lite.resources import data_path
 
@@ -162,8 +163,22 @@ def test_weights_from_timm_carry_its_preprocessing_and_give_its_logits(name, mon
 
 def test_class_names_exist_for_every_size_of_head():
     for n in (1000, 21843, 11221):
-        names = pretrained._imagenet_names(n)
+        names = imagenet_names(n)
         assert len(names) == n and all(names)
+
+
+def test_openmmlab_resizes_with_opencv_where_it_is_installed(monkeypatch):
+    known = ml.describe_pretrained("openmmlab/mixer_b16_224.imagenet1k")
+    found = {"cv2": object()}
+    monkeypatch.setattr("importlib.util.find_spec", found.get)
+    config = pretrained.config_of(known)
+    assert (config.resize, config.source) == ("opencv", known.source)
+    assert (config.interpolation, config.crop, config.mean) == ("bicubic", 0.875, (0.5,) * 3)
+    found.clear()
+    config = pretrained.config_of(known)
+    assert config.resize == "pillow" and "pip install opencv" in config.source
+    google = pretrained.config_of(ml.describe_pretrained("google/mixer_b16_224.sam"))
+    assert google.resize == "pillow" and "SAM" in google.source
 
 
 def test_provenance_of_misnamed_weights_is_told():
