@@ -116,7 +116,7 @@ def test_downloaded_once_then_no_network_is_asked(hub, name, tmp_path):
     model = ml.load_pretrained(name)
     assert is_whole(model) and not model.training
     assert model.config.name == name and model.config.class_names[281].startswith("tabby")
-    assert model.config.source == ml.describe_pretrained(name).source
+    assert model.config.source.startswith(ml.describe_pretrained(name).source)
     hub.asked.clear()
     hub.fault = "stall"
     assert is_whole(ml.load_pretrained(name)) and hub.asked == []

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -169,8 +170,11 @@ def test_class_names_exist_for_every_size_of_head():
 
 def test_openmmlab_resizes_with_opencv_where_it_is_installed(monkeypatch):
     known = ml.describe_pretrained("openmmlab/mixer_b16_224.imagenet1k")
-    found = {"cv2": object()}
-    monkeypatch.setattr("importlib.util.find_spec", found.get)
+    found, real = {"cv2": True}, importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: found.get(name) if name == "cv2" else real(name, *rest),
+    )
     config = pretrained.config_of(known)
     assert (config.resize, config.source) == ("opencv", known.source)
     assert (config.interpolation, config.crop, config.mean) == ("bicubic", 0.875, (0.5,) * 3)
