@@ -104,8 +104,13 @@ def _described(repo: str) -> tuple[str, str]:
 
 def kept_from_url(url: str, *, mib: float | None = None) -> Path | None:
     """A file of :func:`from_url` where our cache has it whole; asks no network."""
-    path = cache_folder() / "weights" / url.rsplit("/", 1)[-1]
+    path = _place(url)
     return path if path.is_file() and _of_size(path, mib) else None
+
+
+def _place(url: str) -> Path:
+    # Files of one name lie in several of Google's folders, and are of one size.
+    return cache_folder().joinpath("weights", *url.split("/")[-2:])
 
 
 def from_url(url: str, *, mib: float | None, sha256: str, name: str, call: str) -> Path:
@@ -114,7 +119,7 @@ def from_url(url: str, *, mib: float | None, sha256: str, name: str, call: str) 
     The sha256 of what came is kept beside it, in the format of ``sha256sum``.
 
     Args:
-        url: whose last part is the file's name.
+        url: whose last two parts are the folder and the file in the cache.
         mib: size in MiB to two digits, where known.
         sha256: its beginning, where known.
         name: what an error message calls the weights.
@@ -130,8 +135,8 @@ def from_url(url: str, *, mib: float | None, sha256: str, name: str, call: str) 
     import pooch
     from tqdm import tqdm
 
-    folder, file = cache_folder() / "weights", url.rsplit("/", 1)[-1]
-    digest = ""
+    path, digest = _place(url), ""
+    folder, file = path.parent, path.name
 
     def fetch(url: str, output_file: str, _: Any) -> None:
         # Verified here, before pooch gives the file its name.
@@ -154,9 +159,12 @@ def from_url(url: str, *, mib: float | None, sha256: str, name: str, call: str) 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-        (folder / file).unlink(missing_ok=True)  # there, but not whole
-        path = Path(cache.fetch(file, downloader=fetch))
-        path.with_name(f"{file}.sha256").write_text(f"{digest}  {file}\n", encoding="utf-8")
+        if path.is_file() and not _of_size(path, mib):
+            path.unlink()
+        cache.fetch(file, downloader=fetch)
+        if digest:
+            note = path.with_name(f"{file}.sha256")
+            note.write_text(f"{digest}  {file}\n", encoding="utf-8")
         return path
     except Exception as error:  # two clients and their HTTP layers raise many kinds
         stored = f"{folder}: set MIXER_LITE_CACHE"

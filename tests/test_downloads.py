@@ -71,11 +71,13 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.delenv(variable.lower(), raising=False)
     server.add(f"timm/{TIMM}", "model.safetensors", SAFETENSORS)
-    server.files["/Mixer-B_16.npz"] = NPZ
-    name = f"mixer-{hashlib.sha256(PTH).hexdigest()[:8]}.pth"
+    server.files["/imagenet1k/Mixer-B_16.npz"] = NPZ
+    name = f"mlp-mixer/mixer-{hashlib.sha256(PTH).hexdigest()[:8]}.pth"
     server.files[f"/{name}"] = PTH
     small(monkeypatch, TIMM)
-    small(monkeypatch, GOOGLE, where=f"{server.url}/Mixer-B_16.npz", mib=len(NPZ) / 2**20)
+    small(
+        monkeypatch, GOOGLE, where=f"{server.url}/imagenet1k/Mixer-B_16.npz", mib=len(NPZ) / 2**20
+    )
     small(monkeypatch, OPENMMLAB, where=f"{server.url}/{name}", sha256=name[-12:-4])
     monkeypatch.setattr(pretrained, "load_checkpoint", load_any)
     fresh_client()
@@ -125,6 +127,19 @@ def test_downloaded_once_then_no_network_is_asked(hub, name, tmp_path):
     if name != TIMM:
         digest, file = here.with_name(here.name + ".sha256").read_text().split()
         assert file == here.name and digest == hashlib.sha256(here.read_bytes()).hexdigest()
+
+
+def test_files_of_one_name_and_size_are_not_taken_for_one_another(hub, monkeypatch):
+    # As Google's are, trained with SAM and without.
+    other = "google/mixer_b16_224.sam"
+    url = f"{hub.url}/sam/Mixer-B_16.npz"
+    small(monkeypatch, other, where=url, mib=len(NPZ) / 2**20)
+    ml.load_pretrained(GOOGLE)
+    assert ml.describe_pretrained(GOOGLE).here and ml.describe_pretrained(other).here is None
+    hub.files["/sam/Mixer-B_16.npz"] = NPZ
+    ml.load_pretrained(other)
+    places = [downloads._place(row.where) for row in pretrained.PUBLISHED.values()]
+    assert len(set(places)) == len(places)
 
 
 def test_the_older_file_of_a_repository_will_do(hub):
@@ -186,15 +201,15 @@ def test_google_publishes_no_checksum_but_damage_is_found(hub, tmp_path):
     with pytest.raises(ConnectionError, match="a web page came"):
         ml.load_pretrained(GOOGLE)
     hub.fault = None
-    hub.files["/Mixer-B_16.npz"] = NPZ[: len(NPZ) - 20_000]
+    hub.files["/imagenet1k/Mixer-B_16.npz"] = NPZ[: len(NPZ) - 20_000]
     with pytest.raises(ConnectionError, match=r"the file has 1\.\d\d MiB and not the published"):
         ml.load_pretrained(GOOGLE)
     middle = len(NPZ) // 2
-    hub.files["/Mixer-B_16.npz"] = NPZ[:middle] + b"x" * 100 + NPZ[middle + 100 :]
+    hub.files["/imagenet1k/Mixer-B_16.npz"] = NPZ[:middle] + b"x" * 100 + NPZ[middle + 100 :]
     with pytest.raises(ConnectionError, match=r"the file is damaged in its part blocks"):
         ml.load_pretrained(GOOGLE)
     assert weights_in(tmp_path) == []
-    hub.files["/Mixer-B_16.npz"] = NPZ
+    hub.files["/imagenet1k/Mixer-B_16.npz"] = NPZ
     assert is_whole(ml.load_pretrained(GOOGLE))
 
 
@@ -326,7 +341,7 @@ def test_damaged_cache_is_told(hub):
 
 
 def test_what_a_killed_download_left_is_removed(hub, tmp_path):
-    folder = tmp_path / "cache" / "weights"
+    folder = tmp_path / "cache" / "weights" / "mlp-mixer"
     folder.mkdir(parents=True)
     for name, age in (("tmpdead", 3600), ("tmpalive", 1)):
         (folder / name).write_bytes(b"half")
@@ -363,7 +378,7 @@ def test_two_processes_at_once(hub, tmp_path):
     first, second = (out.split() for out, _ in said)
     assert first == second
     assert first[2:] == [hashlib.sha256(data).hexdigest() for data in (PTH, SAFETENSORS)]
-    assert first[0] == str(tmp_path / "cache" / "weights" / url.rsplit("/", 1)[1])
+    assert first[0] == str(tmp_path.joinpath("cache", "weights", *url.split("/")[-2:]))
     repo = tmp_path / "home" / "hub" / f"models--timm--{TIMM}"
     assert first[1] == str(repo / "snapshots" / COMMIT / "model.safetensors")
     assert len({p.resolve() for p in weights_in(tmp_path)}) == 2

