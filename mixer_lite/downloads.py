@@ -11,7 +11,7 @@ import hashlib
 import textwrap
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -216,7 +216,7 @@ def _of_size(path: Path, mib: float | None) -> bool:
     return mib is None or abs(path.stat().st_size / 2**20 - mib) <= MIB_TOLERANCE
 
 
-def _patiently(ask: Any) -> Any:
+def _patiently(ask: Callable[[], tuple[str, str]]) -> tuple[str, str]:
     for wait in WAITS:
         try:
             return ask()

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 
 import matplotlib
 import pytest
@@ -8,13 +9,18 @@ matplotlib.use("agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-# What test_pretrained.py found of real weights; said in every run, because nothing else shows it.
-REAL_WEIGHTS = pytest.StashKey[str]()
+_REMARKS = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def remark(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Takes a line that is printed in the summary of the run, whether tests fail or not."""
+    return request.config.stash.setdefault(_REMARKS, []).append
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if said := terminalreporter.config.stash.get(REAL_WEIGHTS, ""):
-        terminalreporter.write_line(said)
+    for line in terminalreporter.config.stash.get(_REMARKS, []):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ from functools import partial
 import pytest
 import timm
 import torch
-from conftest import REAL_WEIGHTS
 from safetensors.torch import save_file
 from timm.models.mlp_mixer import MlpMixer as TimmMixer
 
@@ -211,16 +210,16 @@ def test_import_is_cheap():
 
 
 # The real files, where a cache has them. Which were there, and so were tested, is printed in the
-# summary of the test run: see conftest.py.
+# summary of the test run.
 
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "lynx"}
 
 
-def test_real_weights_where_the_cache_has_them(request):
+def test_real_weights_where_the_cache_has_them(remark):
     here = [n for n in pretrained.PUBLISHED if ml.describe_pretrained(n).here]
     here += [n for n in ml.list_relatives() if downloads.kept_from_hub(f"timm/{n}")]
     count = len(pretrained.PUBLISHED) + len(ml.list_relatives())
-    request.config.stash[REAL_WEIGHTS] = (
+    remark(
         f"Real weights: {len(here)} of {count} published files are in a cache and were tested "
         f"({', '.join(here)}); the other {count - len(here)} were not."
         if here
