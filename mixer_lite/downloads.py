@@ -79,8 +79,10 @@ def from_hub(repo: str, *, name: str, call: str) -> Path:
                 raise
         return path
     except Exception as error:  # two clients and their HTTP layers raise many kinds
-        folder = f"{constants.HF_HUB_CACHE}: set HF_HOME"
-        raise explained(error, name=name, url=on_hub(repo), call=call, folder=folder) from error
+        raise explained(
+            error, name=name, url=on_hub(repo), call=call,
+            folder=constants.HF_HUB_CACHE, variable="HF_HUB_CACHE",
+        ) from error  # fmt: skip
 
 
 def _described(repo: str) -> tuple[str, str]:
@@ -167,8 +169,9 @@ def from_url(url: str, *, mib: float | None, sha256: str, name: str, call: str) 
             note.write_text(f"{digest}  {file}\n", encoding="utf-8")
         return path
     except Exception as error:  # two clients and their HTTP layers raise many kinds
-        stored = f"{folder}: set MIXER_LITE_CACHE"
-        raise explained(error, name=name, url=url, call=call, folder=stored) from error
+        raise explained(
+            error, name=name, url=url, call=call, folder=folder, variable="MIXER_LITE_CACHE"
+        ) from error
 
 
 class _FinalError(Exception):
@@ -277,7 +280,9 @@ _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
-def explained(error: Exception, *, name: str, url: str, call: str, folder: str) -> OSError:
+def explained(
+    error: Exception, *, name: str, url: str, call: str, folder: str | Path, variable: str
+) -> OSError:
     """The error to raise instead: one sentence with the reason, the remedy and the way by hand.
 
     Args:
@@ -285,22 +290,22 @@ def explained(error: Exception, *, name: str, url: str, call: str, folder: str) 
         name: what was wanted.
         url: where a browser finds it.
         call: what opens it then.
-        folder: the cache, and how to choose another: ``"FOLDER: set VARIABLE"``.
+        folder: the cache.
+        variable: with which another is chosen.
     """
     host = urlsplit(url).netloc
     number = next((e.errno for e in _chain(error) if isinstance(e, OSError) and e.errno), 0)
     status, kinds = _status(error), _kinds(error)
     kind: type[OSError] = ConnectionError
-    where, _, other = folder.partition(": ")
     wrong = next((e for e in _chain(error) if isinstance(e, WrongFileError)), None)
     if wrong:
         why, remedy = str(wrong), "try again, or from another network"
     elif number in _FULL:
-        kind, why = OSError, f"the disk is full at {where}"
-        remedy = f"make room or {other} to a folder on another disk"
+        kind, why = OSError, f"the disk is full at {folder}"
+        remedy = f"make room or set {variable} to a folder on another disk"
     elif number in _CLOSED:
-        kind, why = OSError, f"nothing can be stored in {where}"
-        remedy = f"{other} to a folder of yours"
+        kind, why = OSError, f"nothing can be stored in {folder}"
+        remedy = f"set {variable} to a folder of yours"
     elif status:
         why, remedy = _STATUS.get(status, _FAULT)
     elif found := next((row for row in _KINDS if kinds & set(row[0])), None):

@@ -287,7 +287,9 @@ def test_proxy_that_refuses(hub, name, fault, words, monkeypatch):
     assert {(method, path) for method, path, _ in hub.asked} == {("CONNECT", "example.invalid:443")}
 
 
-@pytest.mark.parametrize("name, variable", [(TIMM, "HF_HOME"), (OPENMMLAB, "MIXER_LITE_CACHE")])
+@pytest.mark.parametrize(
+    "name, variable", [(TIMM, "HF_HUB_CACHE"), (OPENMMLAB, "MIXER_LITE_CACHE")]
+)
 def test_cache_that_cannot_be_written(hub, name, variable, tmp_path):
     for folder in ("hub", "cache"):
         (tmp_path / folder).write_text("a file where the folder should be")
@@ -298,7 +300,9 @@ def test_cache_that_cannot_be_written(hub, name, variable, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot limit the size of files")
-@pytest.mark.parametrize("name, variable", [(TIMM, "HF_HOME"), (OPENMMLAB, "MIXER_LITE_CACHE")])
+@pytest.mark.parametrize(
+    "name, variable", [(TIMM, "HF_HUB_CACHE"), (OPENMMLAB, "MIXER_LITE_CACHE")]
+)
 def test_full_disk(hub, name, variable, tmp_path):
     import resource
 
@@ -400,7 +404,7 @@ def test_reason_of_an_untrusted_certificate_or_of_something_else():
     import requests
 
     said = [
-        str(downloads.explained(e, name="n", url="https://h/f", call="c()", folder="/x: set Y"))
+        str(downloads.explained(e, name="n", url="https://h/f", call="c", folder="x", variable="Y"))
         for e in (requests.exceptions.SSLError("a\nb"), RuntimeError("odd {thing}\nhappened"))
     ]
     assert "the certificate of h is not trusted; a proxy may read along" in said[0]
