@@ -314,9 +314,9 @@ def explained(
         why, remedy = "another number of bytes came than {host} had promised", "try again"
     else:
         words = " ".join(str(error).split()) or type(error).__name__
-        why = textwrap.shorten(words, 150, placeholder=" ...").replace("{", "").replace("}", "")
+        why = textwrap.shorten(words, 150, placeholder=" ...")
         remedy = "try again later"
-    why = why.format(host=host, status=status)
+    why = why.replace("{host}", host).replace("{status}", str(status))
     return kind(
         f"{name} is not in the cache and could not be downloaded: {why}; {remedy}, or fetch {url} "
         f"by hand and open it with {call}."

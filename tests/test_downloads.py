@@ -408,5 +408,5 @@ def test_reason_of_an_untrusted_certificate_or_of_something_else():
         for e in (requests.exceptions.SSLError("a\nb"), RuntimeError("odd {thing}\nhappened"))
     ]
     assert "the certificate of h is not trusted; a proxy may read along" in said[0]
-    assert "could not be downloaded: odd thing happened; try again later" in said[1]
+    assert "could not be downloaded: odd {thing} happened; try again later" in said[1]
     assert all("\n" not in text for text in said)
