@@ -234,9 +234,15 @@ def _patiently(ask: Callable[[], tuple[str, str]]) -> tuple[str, str]:
 
 # By HTTP status: what the server means, and what to do about it.
 _STATUS = {
-    401: ("{host} wants to know who asks (HTTP 401)", "a mirror or a proxy may need a login"),
-    403: ("{host} refuses the file (HTTP 403)", "a firewall or a proxy may forbid it"),
-    404: ("{host} has no such file (HTTP 404)", "it may have moved"),
+    401: (
+        "{host} wants to know who asks (HTTP 401)",
+        "check whether a mirror or a proxy needs a login",
+    ),
+    403: (
+        "{host} refuses the file (HTTP 403)",
+        "try without the firewall or the proxy that may forbid it",
+    ),
+    404: ("{host} has no such file (HTTP 404)", "look whether it has moved"),
     407: ("the proxy wants a login (HTTP 407)", "put name and password into HTTPS_PROXY"),
     429: ("{host} has had too many requests from here (HTTP 429)", "wait a few minutes"),
 }
@@ -253,7 +259,7 @@ _KINDS = (
     (
         ("SSLError", "SSLCertVerificationError"),
         "the certificate of {host} is not trusted",
-        "a proxy may read along, whose certificate belongs into SSL_CERT_FILE",
+        "put the certificate of the proxy that may read along into SSL_CERT_FILE",
     ),
     (
         ("ConnectError", "NewConnectionError"),
@@ -299,7 +305,7 @@ def explained(
     kind: type[OSError] = ConnectionError
     wrong = next((e for e in _chain(error) if isinstance(e, WrongFileError)), None)
     if wrong:
-        why, remedy = str(wrong), "try again, or from another network"
+        why, remedy = str(wrong), "try again or from another network"
     elif number in _FULL:
         kind, why = OSError, f"the disk is full at {folder}"
         remedy = f"make room or set {variable} to a folder on another disk"

@@ -327,7 +327,9 @@ def load_pretrained(name: str, *, file: str | Path | None = None) -> MlpMixer:
     except ValueError as error:
         if file is not None:
             raise
-        raise ValueError(f"{error} Delete {path} and run this again.") from error
+        # In the hub's cache the path is a link: the file itself must go.
+        said = str(error).rstrip(".")
+        raise ValueError(f"{said}: delete {path.resolve()} and run this again.") from error
     has = sum(p.numel() for p in model.parameters()), model.num_classes
     if has != (known.parameters, known.sizes["num_classes"]):
         raise ValueError(
