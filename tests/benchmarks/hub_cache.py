@@ -1,7 +1,7 @@
 """Time and memory of loading timm's weights from the hub's cache, beside timm's own loading.
 
-    python tests/benchmarks/loading.py            # B/16 and L/16, five rounds, alternating
-    python tests/benchmarks/loading.py b16 3      # one model, three rounds
+    python tests/benchmarks/hub_cache.py            # B/16 and L/16, five rounds, alternating
+    python tests/benchmarks/hub_cache.py b16 3      # one model, three rounds
 
 The weights are random and lie in a cache of their own, removed at the end (1.1 GB for both). Each
 loading is a process of its own, timed after its imports, with the network forbidden. The peak is
