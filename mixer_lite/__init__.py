@@ -19,7 +19,8 @@ from mixer_lite.checkpoints import (
 )
 from mixer_lite.model import MixerBlock, MlpBlock, MlpMixer
 from mixer_lite.predict import Prediction, predict
-from mixer_lite.pretrained import list_pretrained, load_pretrained
+from mixer_lite.pretrained import describe_pretrained, list_pretrained, load_pretrained
+from mixer_lite.relatives import list_relatives, load_token_mixing
 from mixer_lite.specs import ModelConfig, create_model, list_models
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "Prediction",
     "create_model",
     "datasets",
+    "describe_pretrained",
     "explain",
     "explore_filters",
     "explore_influence",
@@ -49,8 +51,10 @@ __all__ = [
     "images",
     "list_models",
     "list_pretrained",
+    "list_relatives",
     "load_checkpoint",
     "load_pretrained",
+    "load_token_mixing",
     "predict",
     "save_checkpoint",
     "specs",

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixer_lite.images import open_image
-from mixer_lite.resources import data_path
+from mixer_lite.resources import cache_folder, data_path
 
 BINARY_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 BINARY_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -82,7 +82,7 @@ def cifar10(cache_dir: str | Path | None = None, sources: Sequence[str] | None =
             raise ValueError(
                 f"There is no source named {name!r}: choose from {', '.join(SOURCES)}."
             )
-    kept = _cache_folder(cache_dir) / "cifar10.npz"
+    kept = cache_folder(cache_dir) / "cifar10.npz"
     failures = []
     if kept.exists():
         try:
@@ -147,13 +147,6 @@ def _tensors(records: np.ndarray) -> Cifar10:
     images = torch.from_numpy(np.ascontiguousarray(pixels))
     n = PER_BATCH
     return Cifar10(images[:-n], labels[:-n], images[-n:], labels[-n:])
-
-
-def _cache_folder(cache_dir: str | Path | None) -> Path:
-    import pooch
-
-    folder = cache_dir or os.environ.get("MIXER_LITE_CACHE") or pooch.os_cache("mixer-lite")
-    return Path(folder).expanduser()
 
 
 def _keep(path: Path, records: np.ndarray) -> None:

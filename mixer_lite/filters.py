@@ -39,6 +39,8 @@ def token_filters(model: MlpMixer, block: int, layer: Literal["fc1", "fc2"] = "f
     mlp = block_at(model, block).mlp_tokens
     if layer not in ("fc1", "fc2"):
         raise ValueError(f'layer must be "fc1" or "fc2", not {layer!r}.')
+    if mlp.fc2 is None and layer == "fc2":  # a relative of the Mixer: see mixer_lite.relatives
+        raise ValueError('This model mixes tokens with one matrix a block: it has "fc1" alone.')
     gh, gw = model.grid_size
     if layer == "fc1":
         return rearrange(mlp.fc1.weight.detach(), "u (gh gw) -> u gh gw", gh=gh, gw=gw)

@@ -1,7 +1,8 @@
-"""Where the files that come with the project lie: bundled weights, photographs, the course."""
+"""Where files lie: those that come with the project, and those that it has downloaded."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -33,3 +34,11 @@ def data_path(name: str) -> Path:
 def notebooks_path() -> Path:
     """Folder of the course's notebooks."""
     return _folder("notebooks", "_notebooks")
+
+
+def cache_folder(chosen: str | Path | None = None) -> Path:
+    """Folder for what is downloaded: chosen, else ``MIXER_LITE_CACHE``, else the platform's."""
+    import pooch
+
+    folder = chosen or os.environ.get("MIXER_LITE_CACHE") or pooch.os_cache("mixer-lite")
+    return Path(folder).expanduser()

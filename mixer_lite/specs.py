@@ -12,6 +12,7 @@ from typing import Any, Literal
 from mixer_lite.model import MlpMixer
 
 Interpolation = Literal["bicubic", "bilinear"]
+Resize = Literal["pillow", "opencv"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class ModelConfig:
         resize: library that resizes images; OpenCV's bicubic takes no average of what it skips.
         class_names: one name per output, empty when unknown.
         source: one sentence: where the weights come from and under what licence.
+        resize: the library whose filter resizes: Pillow's (timm, Google), which averages as it
+            shrinks, or OpenCV's (OpenMMLab), which does not.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ModelConfig:
     resize: Literal["pillow", "opencv"] = "pillow"
     class_names: tuple[str, ...] = ()
     source: str = "random weights: not trained"
+    resize: Resize = "pillow"
 
 
 def _table1(patch_size: int, num_blocks: int, hidden_dim: int) -> dict[str, int]:
