@@ -12,6 +12,7 @@ from typing import Any, Literal
 from mixer_lite.model import MlpMixer
 
 Interpolation = Literal["bicubic", "bilinear"]
+Resize = Literal["pillow", "opencv"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ModelConfig:
             (0.875: resize the shorter side to 256, then cut 224; 1.0: no margin).
         class_names: one name per output, empty when unknown.
         source: one sentence: where the weights come from and under what licence.
+        resize: the library whose filter resizes: Pillow's (timm, Google), which averages as it
+            shrinks, or OpenCV's (OpenMMLab), which does not.
     """
 
     name: str
@@ -37,6 +40,7 @@ class ModelConfig:
     crop: float = 0.875
     class_names: tuple[str, ...] = ()
     source: str = "random weights: not trained"
+    resize: Resize = "pillow"
 
 
 def _table1(patch_size: int, num_blocks: int, hidden_dim: int) -> dict[str, int]:
