@@ -8,6 +8,7 @@ environment which of how many it is, and that is all it takes to share out image
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import importlib
 import io
@@ -192,6 +193,22 @@ def class_indices(
     Raises:
         ValueError: names that mean no class of this model, or several; they are listed.
     """
+    meanings, wordnet = _meanings(names, num_classes, class_names)
+    unknown = [name for name, meant in zip(names, meanings, strict=True) if len(meant) != 1]
+    if unknown:
+        shown = ", ".join(unknown[:20]) + (f" and {len(unknown) - 20} more" * (len(unknown) > 20))
+        ways = "WordNet id, name" if wordnet else "name"
+        raise ValueError(
+            f"{len(unknown)} of the {len(names)} classes here mean none of this model's, or more "
+            f"than one: {shown}; call each by its {ways} or number (0 to {num_classes - 1})."
+        )
+    return [index for (index,) in meanings]
+
+
+def _meanings(
+    names: Sequence[str], num_classes: int, class_names: Sequence[str]
+) -> tuple[list[list[int]], bool]:
+    """All classes that each name may mean, and whether WordNet ids are understood."""
     info = _imagenet(num_classes)
     described = list(info.label_descriptions()) if info else []
     # Another model with 1000 classes has nothing to do with ImageNet.
@@ -202,23 +219,13 @@ def class_indices(
         _numbers(map(_plain, labels)),
         _numbers(_plain(label.split(",")[0]) for label in labels),
     ]
-    found: list[int] = []
-    unknown: list[str] = []
-    for name in names:
-        plain = _plain(name)
+    meanings = []
+    for plain in map(_plain, names):
         meant = next((table[plain] for table in tables if plain in table), [])
         if not meant and plain.isdecimal() and int(plain) < num_classes:
             meant = [int(plain)]
-        found += meant
-        unknown += [name] if len(meant) != 1 else []
-    if unknown:
-        shown = ", ".join(unknown[:20]) + (f" and {len(unknown) - 20} more" * (len(unknown) > 20))
-        ways = "WordNet id, name" if wordnet else "name"
-        raise ValueError(
-            f"{len(unknown)} of the {len(names)} classes here mean none of this model's, or more "
-            f"than one: {shown}; call each by its {ways} or number (0 to {num_classes - 1})."
-        )
-    return found
+        meanings.append(meant)
+    return meanings, bool(wordnet)
 
 
 def _plain(name: str) -> str:
@@ -232,11 +239,14 @@ def _numbers(names: Iterable[str]) -> dict[str, list[int]]:
     return table
 
 
+@functools.cache
 def _imagenet(num_classes: int) -> Any:
+    subsets = {1000: "imagenet-1k", 21843: "imagenet-21k-goog", 11221: "imagenet-21k-miil"}
+    if num_classes not in subsets:
+        return None
     from timm.data import ImageNetInfo
 
-    subsets = {1000: "imagenet-1k", 21843: "imagenet-21k-goog", 11221: "imagenet-21k-miil"}
-    return ImageNetInfo(subsets[num_classes]) if num_classes in subsets else None
+    return ImageNetInfo(subsets[num_classes])
 
 
 # Where images come from -------------------------------------------------------------------------
@@ -323,7 +333,10 @@ class _DataSet:
 
     def samples(self, model: MlpMixer) -> list[Sample]:
         names = self.data.features[self.label].names
-        if len(names) == model.num_classes and _in_order(names, model):
+        meanings, _ = _meanings(names, model.num_classes, _class_names(model))
+        told = [(i, meant[0]) for i, meant in enumerate(meanings) if len(meant) == 1]
+        if len(names) == model.num_classes and told and all(i == index for i, index in told):
+            # Each that can be told is in its place, so the rest are: two classes are "crane".
             numbers = list(range(len(names)))
         else:
             numbers = class_indices(names, model.num_classes, _class_names(model))
@@ -336,17 +349,6 @@ class _DataSet:
         stored = self.data[int(sample.path)][self.image]
         file = io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]
         return open_image(file, upright=upright)
-
-
-def _in_order(names: Sequence[str], model: MlpMixer) -> bool:
-    """Whether every name that can be told stands at its own class: then the others do as well."""
-    told = {}
-    for number, name in enumerate(names):
-        try:
-            (told[number],) = class_indices([name], model.num_classes, _class_names(model))
-        except ValueError:  # ImageNet's two cranes
-            continue
-    return bool(told) and all(number == index for number, index in told.items())
 
 
 def _class_names(model: MlpMixer) -> Sequence[str]:
