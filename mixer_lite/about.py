@@ -9,12 +9,14 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mixer_lite.checkpoints import load_checkpoint
-from mixer_lite.model import Gelu
+from mixer_lite.model import Gelu, MlpMixer
 from mixer_lite.pretrained import (
     BUNDLED,
     FROM_TIMM,
@@ -24,11 +26,11 @@ from mixer_lite.pretrained import (
 )
 from mixer_lite.resources import data_path
 from mixer_lite.specs import (
-    CIFAR10_CLASSES,
     ModelConfig,
     count_macs,
     count_openmmlab_flops,
     count_parameters,
+    create_model,
     list_models,
     spec,
 )
@@ -40,6 +42,8 @@ DIALECTS: dict[str, tuple[Gelu, float]] = {
     "Google": ("tanh", 1e-6),
     "OpenMMLab": ("exact", 1e-5),
 }
+
+NOT_PUBLISHED = "no accuracy is known"
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class About:
         """The published accuracy in words."""
         tops = (("top-1", self.top1), ("top-5", self.top5))
         known = ", ".join(f"{name} {percent:g}%" for name, percent in tops if percent is not None)
-        return f"{known} ({self.measured_by})" if known else "no accuracy is known"
+        return f"{known} ({self.measured_by})" if known else NOT_PUBLISHED
 
 
 def about(name: str | Path) -> About:
@@ -84,14 +88,7 @@ def about(name: str | Path) -> About:
             :func:`~mixer_lite.load_checkpoint`.
     """
     if Path(name).is_file():
-        model = load_checkpoint(name)
-        assert model.config is not None
-        keys = (
-            "patch_size", "num_classes", "num_blocks", "hidden_dim", "tokens_mlp_dim",
-            "channels_mlp_dim", "in_channels",
-        )  # fmt: skip
-        sizes = {"image_size": model.image_size[0], **{key: getattr(model, key) for key in keys}}
-        return About(str(name), sizes, model.gelu, model.norm_eps, model.config, f"the file {name}")
+        return _of_model(str(name), load_checkpoint(name), f"the file {name}")
     name = str(name)
     if name in list_pretrained():
         known = describe_pretrained(name)
@@ -108,22 +105,26 @@ def about(name: str | Path) -> About:
             known.top1, known.top5, known.measured_by,
         )  # fmt: skip
     if name in list_models():
-        sizes = spec(name)
-        cifar = name.endswith("cifar10")
-        config = ModelConfig(
-            name,
-            sizes["image_size"],
-            crop=1.0 if cifar else 0.875,
-            class_names=CIFAR10_CLASSES if cifar else (),
-        )
+        with torch.device("meta"):  # shapes without memory
+            model = create_model(name)
         weights = "none: create_model draws them at random"
-        return About(name, sizes, "exact", 1e-6, config, weights, trained=False)
+        return replace(_of_model(name, model, weights), trained=False)
     names = [*list_pretrained(), *list_models()]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(
         f"There is no model and no file {name!r}. {hint}mixer-lite models lists the names."
     )
+
+
+def _of_model(name: str, model: MlpMixer, weights: str) -> About:
+    assert model.config is not None  # whoever made it gave it one
+    keys = (
+        "patch_size", "num_classes", "num_blocks", "hidden_dim", "tokens_mlp_dim",
+        "channels_mlp_dim", "in_channels",
+    )  # fmt: skip
+    sizes = {"image_size": model.image_size[0], **{key: getattr(model, key) for key in keys}}
+    return About(name, sizes, model.gelu, model.norm_eps, model.config, weights)
 
 
 def as_table(known: About) -> list[tuple[str, str]]:

@@ -135,19 +135,24 @@ def _predict(images: list[Path], name: str, top_k: int) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     import mixer_lite as ml
-    from mixer_lite.about import about
+    from mixer_lite.about import NOT_PUBLISHED, about
     from mixer_lite.evaluate import add_to_table, evaluate
 
-    known = about(args.model)
-    if not known.trained:
-        raise ValueError(
-            f"{args.model} is a shape without trained weights: give the name of trained ones "
-            f"(mixer-lite models lists them) or a file."
-        )
-    file = Path(args.model).is_file()
-    model = ml.load_checkpoint(args.model) if file else ml.load_pretrained(args.model)
-    named = f"{Path(args.model).stem if file else args.model}_{Path(args.folder).resolve().name}"
-    predictions = args.out / (re.sub(r"[^\w.-]+", "_", named) + ".csv")
+    published: tuple[float | None, float | None, str] = (None, None, "")
+    if Path(args.model).is_file():
+        model, name = ml.load_checkpoint(args.model), Path(args.model).stem
+        words = NOT_PUBLISHED
+    else:
+        known, name = about(args.model), args.model
+        if not known.trained:
+            raise ValueError(
+                f"{name} is a shape without trained weights: give the name of trained ones "
+                f"(mixer-lite models lists them) or a file."
+            )
+        model = ml.load_pretrained(name)
+        published, words = (known.top1, known.top5, known.measured_by), known.published
+    file = re.sub(r"[^\w.-]+", "_", f"{name}_{Path(args.folder).resolve().name}")
+    predictions = args.out / f"{file}.csv"
     result = evaluate(
         model,
         args.folder,
@@ -159,13 +164,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     if int(os.environ.get("RANK", 0)):
         return 0  # the first of several processes speaks for all
-    published = (known.top1, known.top5, known.measured_by)
     add_to_table(args.out / "table.csv", result, published)
     print(
         f"measured:  top-1 {result.top1:.2%}, top-5 {result.top5:.2%} of {result.count:,} images "
         f"in {result.data}"
     )
-    print(f"published: {known.published}")
+    print(f"published: {words}")
     if result.failed:
         print(f"not counted, for they cannot be opened: {len(result.failed)}", file=sys.stderr)
     for path, reason in result.failed.items():

@@ -480,6 +480,7 @@ class _Appended:
         self.path, self.run = path, run
 
     def __call__(self, rows: list[Row]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # another machine's disk may lack it
         with self.path.open("ab", buffering=0) as file:
             file.write(_encoded(self.run, rows, header=file.tell() == 0))
 
