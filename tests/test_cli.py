@@ -150,11 +150,22 @@ def test_info_of_nothing(capsys):
     assert not out and err.count("\n") == 1 and "Did you mean mixer_b16_224" in err
 
 
-def test_models_tells_what_is_here(capsys):
+def test_models_and_info_tell_what_is_here(capsys, no_network, monkeypatch, tmp_path):
+    # The hub client's cache, with one of two models in it.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "mixer_l16_224.goog_in21k_ft_in1k"
+    kept = tmp_path / f"models--timm--{name}"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs/main").write_text("0" * 40, encoding="utf-8")
+    file = kept / "snapshots" / ("0" * 40) / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
     cli.main(["models"])
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert lines["mixer_nano_cifar10"] == ["bundled", "2", "yes", "89.43"]
     assert lines["mixer_b16_224.goog_in21k_ft_in1k"] == ["timm", "240", "no", "76.616", "92.25"]
+    assert lines[name] == ["timm", "833", "yes", "72.084", "87.632"]
+    assert f"on this machine, {file}" in info(name, capsys)
 
 
 def test_evaluate_writes_what_it_measures_beside_what_is_published(tmp_path, monkeypatch, capsys):
