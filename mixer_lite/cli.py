@@ -101,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mixer-lite: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if args.command == "evaluate":
+            print("mixer-lite: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
 
 

@@ -198,6 +198,15 @@ def test_evaluate_writes_what_it_measures_beside_what_is_published(tmp_path, mon
     assert Path("o/copy_val.csv").exists()
 
 
+def test_evaluate_stopped_by_hand_says_how_it_goes_on(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mixer_lite.evaluate.evaluate", stopped)
+    assert cli.main(["evaluate", "mixer_nano_cifar10", str(tmp_path)]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
 def test_evaluate_says_in_one_sentence_what_is_wrong(tmp_path, capsys):
     (tmp_path / "wombat").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "wombat/a.png")
