@@ -17,13 +17,7 @@ import torch
 
 from mixer_lite.checkpoints import load_checkpoint
 from mixer_lite.model import Gelu, MlpMixer
-from mixer_lite.pretrained import (
-    BUNDLED,
-    FROM_TIMM,
-    _imagenet_names,
-    list_pretrained,
-    load_pretrained,
-)
+from mixer_lite.pretrained import BUNDLED, FROM_TIMM, list_pretrained, load_pretrained
 from mixer_lite.resources import data_path
 from mixer_lite.specs import (
     ModelConfig,
@@ -54,7 +48,7 @@ class About:
         name: as it was asked for.
         sizes: arguments of :class:`~mixer_lite.MlpMixer`.
         gelu, norm_eps: as for :class:`~mixer_lite.MlpMixer`.
-        config: preprocessing, class names and source.
+        config: preprocessing and source.
         weights: one phrase: where the weights lie, or what it takes to get them.
         trained: whether there are any.
         top1, top5: published accuracy in percent, or None.
@@ -227,12 +221,12 @@ def describe_pretrained(name: str) -> Described:
 
 
 def config_of(known: Described) -> ModelConfig:
-    """Preprocessing, class names and source of trained weights, without loading them."""
+    """Preprocessing and source of trained weights, without loading them."""
     import timm
 
     cfg: Any = timm.get_pretrained_cfg(known.name)
     return ModelConfig(
         name=known.name, image_size=known.sizes["image_size"], mean=tuple(cfg.mean),
         std=tuple(cfg.std), interpolation=cfg.interpolation, crop=cfg.crop_pct,
-        class_names=_imagenet_names(known.sizes["num_classes"]), source=known.source,
+        source=known.source,
     )  # fmt: skip
