@@ -103,7 +103,7 @@ def about(name: str | Path) -> About:
             model = create_model(name)
         weights = "none: create_model draws them at random"
         return replace(_of_model(name, model, weights), trained=False)
-    names = [*list_pretrained(), *list_models()]
+    names = list(dict.fromkeys([*list_pretrained(), *list_models()]))  # some are both
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(

@@ -436,12 +436,12 @@ def _plan(
             if found != run:
                 raise ValueError(
                     f"{file} holds the predictions of another model, or of one that prepares its "
-                    f"images otherwise: give another file, or delete it to begin again."
+                    f"images otherwise: give another file (--out), or delete it to begin again."
                 )
             if not row.error and known.get(row.sample.path) != row.sample:
                 raise ValueError(
                     f"{file} holds the predictions of other images, of which {row.sample.path} is "
-                    f"the first: give another file, or delete it to begin again."
+                    f"the first: give another file (--out), or delete it to begin again."
                 )
             if not row.error:
                 rows[row.sample.path] = row
@@ -570,7 +570,7 @@ def _read(path: Path) -> list[tuple[str, Row]]:
         return [_row(record) for record in records[1:]]
     except (ValueError, csv.Error) as error:
         raise ValueError(
-            f"{path} is damaged or no file of predictions ({error}): give another file, or "
+            f"{path} is damaged or no file of predictions ({error}): give another file (--out), or "
             f"delete it to begin again."
         ) from error
 

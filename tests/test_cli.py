@@ -212,7 +212,7 @@ def test_evaluate_says_in_one_sentence_what_is_wrong(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "wombat/a.png")
     for arguments, words in (
         (["mixer_pico_cifar10", tmp_path], "is a shape without trained weights"),
-        (["mixer_nano", tmp_path], "Did you mean mixer_nano_cifar10"),
+        (["mixer_nano", tmp_path], "Did you mean mixer_nano_cifar10 or mixer_s32_224 or"),
         (["mixer_nano_cifar10", tmp_path / "none"], "There is no folder"),
         (["mixer_nano_cifar10", tmp_path], "1 of the 1 classes here mean none"),
     ):
