@@ -1,8 +1,10 @@
-"""The ``mixer-lite`` command: open the course, predict images, train, list models."""
+"""The ``mixer-lite`` command: open the course, predict and evaluate, train, tell of models."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +32,34 @@ def main(argv: list[str] | None = None) -> int:
     )
     predict.add_argument("--top-k", type=int, default=3, help="classes an image (default: 3)")
 
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure top-1 and top-5 on a folder of images",
+        description="Measure top-1 and top-5 with the model's own preprocessing. A run that was "
+        "stopped goes on where it was. In several processes: torchrun --nproc-per-node 2 "
+        "-m mixer_lite.cli evaluate MODEL FOLDER.",
+    )
+    evaluate.add_argument("model", help="a name that 'models' lists, or a weights file")
+    evaluate.add_argument(
+        "folder",
+        help="a folder with one folder of images for each class, named by WordNet id, class name "
+        "or class number; or hf:NAME for a data set of the Hugging Face hub",
+    )
+    evaluate.add_argument(
+        "--split", default="validation", help="part of an hf: data set (default: validation)"
+    )
+    evaluate.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/evaluate"),
+        help="folder of predictions and of table.csv (default: runs/evaluate)",
+    )
+    evaluate.add_argument("--batch-size", type=int, default=32, help="images at once (default: 32)")
+    evaluate.add_argument(
+        "--workers", type=int, default=2, help="processes that open images (default: 2)"
+    )
+    evaluate.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+
     train = commands.add_parser("train", help="train a small model on CIFAR-10, or go on with it")
     train.add_argument("name", nargs="?", default="mixer_nano_cifar10")
     train.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
@@ -45,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     )
 
     commands.add_parser("models", help="list models and trained weights")
+    info = commands.add_parser("info", help="tell what is known of a model; downloads nothing")
+    info.add_argument("model", help="a name that 'models' lists, or a weights file")
 
     # Everything after the folder goes to JupyterLab as it stands.
     args, rest = parser.parse_known_args(argv)
@@ -58,13 +90,19 @@ def main(argv: list[str] | None = None) -> int:
             return _lab(Path(given[0]) if named else None, given[named:])
         if args.command == "predict":
             return _predict(args.image, args.model, args.top_k)
+        if args.command == "evaluate":
+            return _evaluate(args)
         if args.command == "train":
             return _train(args)
+        if args.command == "info":
+            return _info(args.model)
         return _models()
     except (ValueError, OSError, RuntimeError) as error:
         print(f"mixer-lite: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if args.command == "evaluate":
+            print("mixer-lite: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
 
 
@@ -97,6 +135,61 @@ def _predict(images: list[Path], name: str, top_k: int) -> int:
     return status
 
 
+def _evaluate(args: argparse.Namespace) -> int:
+    import mixer_lite as ml
+    from mixer_lite.about import NOT_PUBLISHED, about
+    from mixer_lite.evaluate import add_to_table, evaluate
+
+    published: tuple[float | None, float | None, str] = (None, None, "")
+    if Path(args.model).is_file():
+        model, name = ml.load_checkpoint(args.model), Path(args.model).stem
+        words = NOT_PUBLISHED
+    else:
+        known, name = about(args.model), args.model
+        if not known.trained:
+            raise ValueError(
+                f"{name} is a shape without trained weights: give the name of trained ones "
+                f"(mixer-lite models lists them) or a file."
+            )
+        model = ml.load_pretrained(name)
+        published, words = (known.top1, known.top5, known.measured_by), known.published
+    file = re.sub(r"[^\w.-]+", "_", f"{name}_{Path(args.folder).resolve().name}")
+    predictions = args.out / f"{file}.csv"
+    result = evaluate(
+        model,
+        args.folder,
+        split=args.split,
+        predictions=predictions,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+    )
+    if int(os.environ.get("RANK", 0)):
+        return 0  # the first of several processes speaks for all
+    add_to_table(args.out / "table.csv", result, published)
+    print(
+        f"measured:  top-1 {result.top1:.2%}, top-5 {result.top5:.2%} of {result.count:,} images "
+        f"in {result.data}"
+    )
+    print(f"published: {words}")
+    if result.failed:
+        print(f"not counted, for they cannot be opened: {len(result.failed)}", file=sys.stderr)
+    for path, reason in result.failed.items():
+        print(f"  {path}: {reason}", file=sys.stderr)
+    print(f"Every prediction is in {predictions}, this result in {args.out / 'table.csv'}.")
+    return 0 if result.count else 1
+
+
+def _info(name: str) -> int:
+    from mixer_lite.about import about, as_table
+
+    table = as_table(about(name))
+    print(name)
+    for heading, text in table:
+        print(f"  {heading:12}{text}")
+    return 0
+
+
 def _train(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
@@ -127,15 +220,22 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _models() -> int:
-    from mixer_lite.pretrained import BUNDLED, list_pretrained
+    from mixer_lite.about import describe_pretrained
+    from mixer_lite.pretrained import list_pretrained
     from mixer_lite.specs import count_parameters, list_models, spec
 
     print("Models that create_model makes, with random weights:")
     for name in list_models():
         print(f"  {name:24}{count_parameters(**spec(name))['total'] / 1e6:8.2f} M parameters")
-    print("Trained weights that load_pretrained loads:")
+    print("Trained weights that load_pretrained loads (mixer-lite info NAME tells more):")
+    print(f"  {'name':36}{'from':12}{'MB':>6}  {'here':6}{'top-1':>7}{'top-5':>7}")
     for name in list_pretrained():
-        print(f"  {name:36}{'bundled' if name in BUNDLED else 'from timm, needs the network once'}")
+        known = describe_pretrained(name)
+        top = [f"{x:g}" if x is not None else "" for x in (known.top1, known.top5)]
+        print(
+            f"  {name:36}{known.origin:12}{known.megabytes:6.0f}  "
+            f"{'yes' if known.here else 'no':6}{top[0]:>7}{top[1]:>7}".rstrip()
+        )
     return 0
 
 

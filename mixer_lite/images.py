@@ -6,6 +6,7 @@ Arrays have channels last, ``(h, w, 3)``; tensors have channels first, ``(3, h, 
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import math
 import warnings
@@ -25,7 +26,7 @@ from mixer_lite.specs import ModelConfig
 ImageSource = str | Path | IO[bytes] | Image.Image | np.ndarray | Tensor
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(source: ImageSource, *, upright: bool = True) -> Image.Image:
     """Any image as an upright 8-bit RGB picture.
 
     Turned as its EXIF orientation says. Grey, palette, 16-bit and CMYK pictures are converted;
@@ -36,6 +37,7 @@ def open_image(source: ImageSource) -> Image.Image:
         source: a path, a file opened in binary mode, a PIL image, an array ``(h, w)``,
             ``(h, w, 1)``, ``(h, w, 3)`` or ``(h, w, 4)``, or a tensor ``(h, w)``, ``(1, h, w)``,
             ``(3, h, w)`` or ``(4, h, w)``; numbers are uint8, uint16, bool, or floats in 0..1.
+        upright: ``False`` leaves the picture as it is stored, whatever its EXIF orientation.
 
     Raises:
         FileNotFoundError: there is no file at this path.
@@ -47,7 +49,7 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_numbers(_channels_last(source), "the array")
     if isinstance(source, Image.Image):
-        return _decode(source, "the picture")
+        return _decode(source, "the picture", upright)
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         raise ValueError(f"{source} is a web address: download the picture, then open the file.")
     if isinstance(source, (str, Path)):
@@ -57,24 +59,25 @@ def open_image(source: ImageSource) -> Image.Image:
         if not path.exists():
             raise FileNotFoundError(f"There is no file {path}: check the name and the folder.")
         with path.open("rb") as file:
-            return _decode(file, str(path))
+            return _decode(file, str(path), upright)
     if hasattr(source, "read"):
-        return _decode(source, str(getattr(source, "name", "the file")))
+        return _decode(source, str(getattr(source, "name", "the file")), upright)
     raise ValueError(
         f"An image is a path, a binary file, a PIL image, an array or a tensor, "
         f"not {type(source).__name__}."
     )
 
 
-def _decode(source: IO[bytes] | Image.Image, name: str) -> Image.Image:
-    """Upright RGB picture of a file or a PIL image; every failure becomes one sentence."""
+def _decode(source: IO[bytes] | Image.Image, name: str, upright: bool) -> Image.Image:
+    """RGB picture of a file or a PIL image; every failure becomes one sentence."""
     with warnings.catch_warnings():
         # Between one and two times its limit Pillow only warns of a bomb; past it, it raises.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = source if isinstance(source, Image.Image) else Image.open(source)
             image.load()
-            image = ImageOps.exif_transpose(image)
+            if upright:
+                image = ImageOps.exif_transpose(image)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ValueError(
                 f"Cannot read {name}: it claims more than {Image.MAX_IMAGE_PIXELS:,} pixels, "
@@ -186,8 +189,7 @@ def _from_numbers(array: np.ndarray, name: str) -> Image.Image:
 def preprocess(images: ImageSource | Sequence[ImageSource], config: ModelConfig) -> Tensor:
     """What the model takes, from one image or several: ``(b, 3, image_size, image_size)``.
 
-    The shorter side is resized to ``floor(image_size / crop)`` pixels, the centre cut out,
-    ``(pixel / 255 - mean) / std`` taken per channel: timm's evaluation transform.
+    Each image is opened by :func:`open_image` and prepared by :func:`prepare`.
 
     Args:
         images: anything :func:`open_image` takes, or a list of such; an ``(n, h, w, c)`` array
@@ -195,36 +197,69 @@ def preprocess(images: ImageSource | Sequence[ImageSource], config: ModelConfig)
         config: the model's, as in ``model.config``.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`open_image`; also for an empty list, and for a
-            strip more than a hundred times as long as wide, which resizing would blow up.
+        FileNotFoundError, ValueError: as :func:`open_image` and :func:`prepare`; also for an
+            empty list.
+        RuntimeError: as :func:`prepare`.
     """
-    from torchvision import transforms
-
     several: list[Any] = [images]
     if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
         several = list(images)  # type: ignore[arg-type]
     if not several:
         raise ValueError("There is no image in the list: give at least one.")
-    transform = transforms.Compose(
-        [
-            transforms.Resize(
-                math.floor(config.image_size / config.crop),
-                transforms.InterpolationMode(config.interpolation),
-            ),
-            transforms.CenterCrop(config.image_size),
-            transforms.ToTensor(),  # (h, w, 3) in 0..255 -> (3, h, w) in 0..1
-            transforms.Normalize(config.mean, config.std),
-        ]
-    )
-    tensors = []
-    for image in map(open_image, several):
-        if max(image.size) > 100 * min(image.size):
-            raise ValueError(
-                f"An image of {image.width} x {image.height} pixels is too long and thin to "
-                f"resize: cut out the part that matters."
-            )
-        tensors.append(transform(image))  # (3, image_size, image_size)
-    return torch.stack(tensors)
+    return torch.stack([prepare(open_image(image), config) for image in several])
+
+
+def prepare(image: Image.Image, config: ModelConfig) -> Tensor:
+    """One RGB picture as the model takes it: ``(3, image_size, image_size)``.
+
+    The shorter side is resized to ``floor(image_size / crop)`` pixels, the centre cut out, and
+    ``(pixel / 255 - mean) / std`` taken per channel: timm's evaluation transform, or with
+    ``resize="opencv"`` OpenMMLab's, which differs in the resizing alone.
+
+    Raises:
+        ValueError: a strip more than a hundred times as long as wide, which resizing would
+            blow up.
+        RuntimeError: the model's images were resized by OpenCV, which is not installed.
+    """
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as F
+
+    if max(image.size) > 100 * min(image.size):
+        raise ValueError(
+            f"An image of {image.width} x {image.height} pixels is too long and thin to "
+            f"resize: cut out the part that matters."
+        )
+    side = math.floor(config.image_size / config.crop)
+    if config.resize == "opencv":
+        image = _resize_opencv(image, side, config.interpolation)
+    else:
+        image = F.resize(image, [side], InterpolationMode(config.interpolation))
+    image = F.center_crop(image, [config.image_size, config.image_size])
+    pixels = F.to_tensor(image)  # (h, w, 3) in 0..255 -> (3, h, w) in 0..1
+    return F.normalize(pixels, list(config.mean), list(config.std))
+
+
+def _resize_opencv(image: Image.Image, side: int, interpolation: str) -> Image.Image:
+    """The shorter side to ``side`` pixels as OpenMMLab's ``ResizeEdge`` does it.
+
+    OpenCV weighs the 4 x 4 (bicubic, a = -0.75) or 2 x 2 (bilinear) nearest pixels however much
+    it shrinks the picture; Pillow widens its filter with the shrinking and uses a = -0.5.
+    """
+    try:
+        cv2: Any = importlib.import_module("cv2")
+    except ImportError as error:
+        raise RuntimeError(
+            "This model's images were resized by OpenCV, which is not installed: "
+            'pip install opencv-python-headless, or give model.config resize="pillow", which '
+            "changes the predictions a little."
+        ) from error
+    width, height = image.size
+    if width < height:
+        size = (side, int(side * height / width))
+    else:
+        size = (int(side * width / height), side)
+    method = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}[interpolation]
+    return Image.fromarray(cv2.resize(np.asarray(image), size, interpolation=method))
 
 
 def unnormalize(batch: Tensor, config: ModelConfig) -> np.ndarray:

@@ -1,5 +1,8 @@
 """The command line, as it is typed."""
 
+import csv
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +53,173 @@ def test_errors_are_one_line_without_traceback(capsys):
         cli.main(["predict"])
     with pytest.raises(SystemExit):
         cli.main(["models", "--nonsense"])
+
+
+# The published tables, as they are printed there.
+OPENMMLAB = {"mixer_b16_224": ("59.88 M", "12.61 G"), "mixer_l16_224": ("208.2 M", "44.57 G")}
+TABLE_1 = {
+    "mixer_s32_224": (8, 32, 512, 49, 2048, 256, 19),
+    "mixer_s16_224": (8, 16, 512, 196, 2048, 256, 18),
+    "mixer_b32_224": (12, 32, 768, 49, 3072, 384, 60),
+    "mixer_b16_224": (12, 16, 768, 196, 3072, 384, 59),
+    "mixer_l32_224": (24, 32, 1024, 49, 4096, 512, 206),
+    "mixer_l16_224": (24, 16, 1024, 196, 4096, 512, 207),
+    "mixer_h14_224": (32, 14, 1280, 256, 5120, 640, 431),
+}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("info asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def info(name, capsys):
+    assert cli.main(["info", str(name)]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", OPENMMLAB)
+@pytest.mark.parametrize("tag", ["", ".goog_in21k_ft_in1k"])
+def test_info_prints_openmmlabs_table(name, tag, capsys, no_network):
+    out = info(name + tag, capsys)
+    parameters, flops = OPENMMLAB[name]
+    assert re.search(
+        rf"^  parameters +{re.escape(parameters)} \([\d,]+\) with the head$", out, re.M
+    )
+    assert re.search(rf"^ +{re.escape(flops)} as OpenMMLab counts: without the head", out, re.M)
+    products = {"mixer_b16_224": "12.60 G", "mixer_l16_224": "44.55 G"}[name]
+    assert re.search(
+        rf"^  operations +{products} .*matrix products alone, with the head$", out, re.M
+    )
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+def test_info_prints_table_1(name, capsys, no_network):
+    out = info(name, capsys)
+    millions, exact = re.search(r"([\d.]+) M \(([\d,]+)\) without the head", out).groups()
+    shape = re.search(
+        r"P (\d+), S (\d+) \(\d+ x \d+\), C (\d+), D_S (\d+), D_C (\d+), (\d+) blocks", out
+    )
+    p, s, c, d_s, d_c, blocks = map(int, shape.groups())
+    assert (blocks, p, c, s, d_c, d_s, round(float(millions))) == TABLE_1[name]
+    assert round(int(exact.replace(",", "")) / 1e6) == TABLE_1[name][-1]
+
+
+def test_info_of_weights_that_are_not_here(capsys, no_network, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    out = info("mixer_b16_224.miil_in21k_ft_in1k", capsys)
+    for words in (
+        "1000 classes", "shorter side to 256 pixels (Pillow, bilinear), centre 224 x 224",
+        "minus 0 0 0, divided by 1 1 1", "GELU        exact", "epsilon 1e-06",
+        "top-1 82.314%, top-5 95.71% (timm", "MIIL", "not on this machine: 240 MB to download",
+    ):  # fmt: skip
+        assert words in out, words
+    out = info("mixer_l16_224.goog_in21k_ft_in1k", capsys)
+    assert "top-1 72.084%, top-5 87.632%" in out and "from scratch on ImageNet-1k" in out
+    assert "21843 classes" in info("mixer_b16_224.goog_in21k", capsys)
+    assert "11221 classes" in info("mixer_b16_224.miil_in21k", capsys)
+    assert "no accuracy is known" in info("mixer_b16_224.miil_in21k", capsys)
+
+
+def test_info_of_bundled_weights_and_of_a_file(tmp_path, capsys, no_network):
+    out = info("mixer_nano_cifar10", capsys)
+    for words in ("1.132 M (1,132,170) with", "P 4, S 64 (8 x 8), C 128, D_S 64, D_C 512, 8 blocks",
+                  "top-1 89.43%", "minus 0.4914 0.4822 0.4465", "bundled"):  # fmt: skip
+        assert words in out, words
+    model = ml.MlpMixer(
+        image_size=24, patch_size=8, num_classes=0, num_blocks=3, hidden_dim=20, tokens_mlp_dim=11,
+        channels_mlp_dim=33, gelu="tanh",
+    )  # fmt: skip
+    model.config = ml.ModelConfig("mine", 24, crop=1.0, resize="opencv", source="from my desk.")
+    ml.save_checkpoint(model, tmp_path / "mine.safetensors")
+    out = info(tmp_path / "mine.safetensors", capsys)
+    count = sum(p.numel() for p in model.parameters())
+    for words in (f"({count:,})\n", "tanh approximation", "(OpenCV, bicubic)",
+                  "P 8, S 9 (3 x 3), C 20, D_S 11, D_C 33, 3 blocks", "no classes",
+                  "from my desk.", f"the file {tmp_path / 'mine.safetensors'}"):  # fmt: skip
+        assert words in out, words
+
+
+def test_info_of_nothing(capsys):
+    assert cli.main(["info", "mixer_b16"]) == 1
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and "Did you mean mixer_b16_224" in err
+
+
+def test_models_and_info_tell_what_is_here(capsys, no_network, monkeypatch, tmp_path):
+    # The hub client's cache, with one of two models in it.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "mixer_l16_224.goog_in21k_ft_in1k"
+    kept = tmp_path / f"models--timm--{name}"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs/main").write_text("0" * 40, encoding="utf-8")
+    file = kept / "snapshots" / ("0" * 40) / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    cli.main(["models"])
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["mixer_nano_cifar10"] == ["bundled", "2", "yes", "89.43"]
+    assert lines["mixer_b16_224.goog_in21k_ft_in1k"] == ["timm", "240", "no", "76.616", "92.25"]
+    assert lines[name] == ["timm", "833", "yes", "72.084", "87.632"]
+    assert f"on this machine, {file}" in info(name, capsys)
+
+
+def test_evaluate_writes_what_it_measures_beside_what_is_published(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    images, labels = ml.datasets.cifar10_sample()
+    for i in range(0, 500, 25):
+        path = Path("val", ml.specs.CIFAR10_CLASSES[labels[i]], f"{i}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i].permute(1, 2, 0).numpy()).save(path)
+    model = ml.load_pretrained("mixer_nano_cifar10")
+    top = ml.predict(model, [image.numpy() for image in images[::25].permute(0, 2, 3, 1)])
+    right = [p[0].index == label for p, label in zip(top, labels[::25], strict=True)]
+    (tmp_path / "val/cat/bad.png").write_text("no picture", encoding="utf-8")
+    assert cli.main(["evaluate", "mixer_nano_cifar10", "val", "--workers", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert f"measured:  top-1 {sum(right) / 20:.2%}, top-5 " in out and "of 20 images in val" in out
+    assert "published: top-1 89.43% (this project, CIFAR-10)" in out
+    assert "cat/bad.png: Cannot read" in err and "not counted" in err and "Traceback" not in err
+    table = list(csv.DictReader(Path("runs/evaluate/table.csv").open(encoding="utf-8")))
+    assert [(row["model"], row["top1"], row["published_top1"]) for row in table] == [
+        ("mixer_nano_cifar10", f"{100 * sum(right) / 20:.3f}", "89.430")
+    ]
+    kept = Path("runs/evaluate/mixer_nano_cifar10_val.csv")
+    assert len(list(csv.DictReader(kept.open(encoding="utf-8")))) == 21
+
+    # A file of weights, in another folder of results; what is published of it, nobody knows.
+    ml.save_checkpoint(model, "copy.safetensors")
+    assert cli.main(["evaluate", "copy.safetensors", "val", "--out", "o", "--workers", "0"]) == 0
+    assert "published: no accuracy is known" in capsys.readouterr().out
+    assert Path("o/copy_val.csv").exists()
+
+
+def test_evaluate_stopped_by_hand_says_how_it_goes_on(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mixer_lite.evaluate.evaluate", stopped)
+    assert cli.main(["evaluate", "mixer_nano_cifar10", str(tmp_path)]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_evaluate_says_in_one_sentence_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "wombat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "wombat/a.png")
+    for arguments, words in (
+        (["mixer_pico_cifar10", tmp_path], "is a shape without trained weights"),
+        (["mixer_nano", tmp_path], "Did you mean mixer_nano_cifar10 or mixer_s32_224 or"),
+        (["mixer_nano_cifar10", tmp_path / "none"], "There is no folder"),
+        (["mixer_nano_cifar10", tmp_path], "1 of the 1 classes here mean none"),
+    ):
+        given = ["evaluate", *map(str, arguments), "--out", str(tmp_path / "out")]
+        assert cli.main(given) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("mixer-lite: ") and err.count("\n") == 1 and words in err, err
 
 
 def test_lab_opens_the_course_or_a_copy(tmp_path, monkeypatch):

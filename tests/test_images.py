@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import warnings
 import zlib
 from dataclasses import replace
@@ -15,6 +16,7 @@ from PIL import Image, features
 
 from mixer_lite import images
 from mixer_lite.images import open_image, preprocess, unnormalize
+from mixer_lite.resources import data_path
 from mixer_lite.specs import ModelConfig
 
 # 3 rows of 5 pixels: no two sides, rows or channels alike, so that a swapped axis shows.
@@ -65,6 +67,7 @@ def test_exif_orientation(tmp_path, orientation):
     path = tmp_path / "turned.png"
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
     assert np.array_equal(pixels(path), upright)
+    assert np.array_equal(np.asarray(open_image(path, upright=False)), stored)
 
 
 def test_transparency_is_laid_on_white(tmp_path):
@@ -239,6 +242,135 @@ def test_preprocess_is_timms_evaluation_transform(config):
         ours = preprocess(picture, config)
         assert ours.shape == (1, 3, config.image_size, config.image_size)
         assert torch.equal(ours[0], theirs(picture))
+
+
+def odd_photographs() -> dict[str, Image.Image]:
+    """Bundled photographs cut to sizes that leave remainders wherever they are divided."""
+    coffee, astronaut, cat = (images.photo(name) for name in ("coffee", "astronaut", "cat"))
+    grey = Image.open(data_path("photos/eagle.jpg"))
+    assert grey.mode == "L"
+    alpha = Image.linear_gradient("L").resize((301, 227))
+    rgba = coffee.crop((30, 9, 331, 236))
+    rgba.putalpha(alpha)
+    return {
+        "landscape": coffee.crop((3, 5, 481, 318)),  # 478 x 313
+        "portrait": astronaut.crop((11, 0, 292, 511)),  # 281 x 511
+        "small": cat.crop((100, 60, 231, 157)),  # 131 x 97
+        "strip": cat.crop((0, 100, 449, 119)),  # 449 x 19
+        "one side fits": coffee.crop((0, 0, 399, 256)),
+        "grey": grey.crop((1, 2, 400, 303)),  # 399 x 301
+        "transparent": rgba,  # 301 x 227
+    }
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop", [0.875, 0.9, 1.0])
+def test_odd_photographs_are_prepared_as_timm_does_it(interpolation, crop):
+    # A configuration as a timm model carries it, read by timm's own function.
+    cfg = dict(
+        input_size=(3, 224, 224), crop_pct=crop, interpolation=interpolation,
+        mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.5),
+    )  # fmt: skip
+    theirs = timm.data.create_transform(
+        **timm.data.resolve_data_config(pretrained_cfg=cfg), is_training=False
+    )
+    config = ModelConfig(
+        name="odd", image_size=224, mean=cfg["mean"], std=cfg["std"],
+        interpolation=interpolation, crop=crop,
+    )  # fmt: skip
+    one_level = 1.001 / 255 / torch.tensor(config.std)[:, None, None]
+    for name, picture in odd_photographs().items():
+        # timm's readers turn every picture into RGB; transparency is laid on white before.
+        seen = open_image(picture) if picture.mode == "RGBA" else picture.convert("RGB")
+        ours, wanted = preprocess(picture, config)[0], theirs(seen)
+        assert ours.shape == wanted.shape == (3, 224, 224)
+        assert ((ours - wanted).abs() < one_level).all(), name
+
+
+@pytest.mark.parametrize("name", timm.list_models("mixer_*", pretrained=True))
+def test_timms_trained_mixers_are_prepared_as_timm_does_it(name):
+    cfg = timm.get_pretrained_cfg(name).to_dict()
+    theirs = timm.data.create_transform(
+        **timm.data.resolve_data_config(pretrained_cfg=cfg), is_training=False
+    )
+    config = ModelConfig(
+        name=name, image_size=cfg["input_size"][-1], mean=cfg["mean"], std=cfg["std"],
+        interpolation=cfg["interpolation"], crop=cfg["crop_pct"],
+    )  # fmt: skip
+    picture = odd_photographs()["portrait"]
+    assert torch.equal(preprocess(picture, config)[0], theirs(picture))
+
+
+OPENMMLAB = ModelConfig(name="openmmlab", image_size=224, resize="opencv")
+
+
+def cubic_by_hand(image: np.ndarray, y: float, x: float) -> np.ndarray:
+    """One pixel ``(3,)`` of the cubic convolution with a = -0.75, borders repeated (Keys 1981)."""
+
+    def weight(t: float, a: float = -0.75) -> float:
+        t = abs(t)
+        if t <= 1:
+            return (a + 2) * t**3 - (a + 3) * t**2 + 1
+        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+    top, left = int(np.floor(y)), int(np.floor(x))
+    total = np.zeros(3)
+    for i in range(top - 1, top + 3):
+        for j in range(left - 1, left + 3):
+            row, column = np.clip(i, 0, image.shape[0] - 1), np.clip(j, 0, image.shape[1] - 1)
+            total += weight(y - i) * weight(x - j) * image[row, column]
+    return total.clip(0, 255)
+
+
+def test_openmmlabs_resizing_by_hand():
+    for name in ("landscape", "portrait", "small"):
+        picture = odd_photographs()[name]
+        w, h = picture.size
+        # ResizeEdge: the shorter edge to 256, the other cut down to a whole number.
+        new_w, new_h = (256, int(256 * h / w)) if w < h else (int(256 * w / h), 256)
+        top, left = round((new_h - 224) / 2), round((new_w - 224) / 2)
+        seen = (preprocess(picture, OPENMMLAB)[0] * 127.5 + 127.5).numpy().transpose(1, 2, 0)
+        assert np.abs(seen - seen.round()).max() < 1e-3  # whole grey levels
+        for i, j in [(0, 0), (0, 223), (100, 17), (111, 112), (223, 50), (223, 223)]:
+            y = (top + i + 0.5) * h / new_h - 0.5  # pixel centres lie at halves
+            x = (left + j + 0.5) * w / new_w - 0.5
+            wanted = cubic_by_hand(np.asarray(picture, float), y, x)
+            assert np.abs(seen[i, j] - wanted).max() <= 1, (name, i, j)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_openmmlabs_resizing_by_opencv(interpolation):
+    import cv2
+
+    method = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}[interpolation]
+    config = replace(OPENMMLAB, interpolation=interpolation)
+    sizes = {"landscape": (390, 256), "portrait": (256, 465), "small": (345, 256),
+             "strip": (6049, 256), "one side fits": (399, 256)}  # fmt: skip
+    for name, (width, height) in sizes.items():
+        picture = odd_photographs()[name]
+        bgr = cv2.resize(np.asarray(picture)[:, :, ::-1], (width, height), interpolation=method)
+        top, left = round((height - 224) / 2), round((width - 224) / 2)
+        cut = bgr[top : top + 224, left : left + 224, ::-1]
+        wanted = (cut.astype(np.float32) - 127.5) / 127.5
+        ours = preprocess(picture, config)[0].numpy().transpose(1, 2, 0)
+        assert np.abs(ours - wanted).max() < 1e-6, name
+
+
+def test_shrinking_without_averaging_differs_from_pillows():
+    # Stripes one pixel wide: Pillow averages them to grey, OpenCV picks some of them out.
+    stripes = np.zeros((448, 600, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = replace(B16, image_size=112)
+    averaged = preprocess(stripes, small)
+    picked = preprocess(stripes, replace(small, resize="opencv"))
+    assert averaged.std() < 0.2 < 0.5 < picked.std()
+
+
+def test_without_opencv_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)  # what import then raises: ImportError
+    with pytest.raises(RuntimeError, match="OpenCV, which is not installed: pip install") as error:
+        preprocess(images.photo("cat"), OPENMMLAB)
+    one_sentence(error)
 
 
 def test_preprocess_of_several_in_their_order():

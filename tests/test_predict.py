@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import mixer_lite as ml
+from mixer_lite.predict import logits
 
 
 @pytest.fixture
@@ -51,6 +52,27 @@ def test_top_k_beyond_the_classes_gives_all_and_sums_to_one(model):
     assert len(got) == 10 and sum(p.probability for p in got) == pytest.approx(1, abs=1e-5)
 
 
+def test_many_images_a_few_at_a_time_in_their_order(model, monkeypatch):
+    many = np.random.default_rng(1).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
+    opened = []
+    real = ml.images.preprocess
+
+    def preprocess(images, config):
+        opened.append(len(images))
+        return real(images, config)
+
+    monkeypatch.setattr("mixer_lite.images.preprocess", preprocess)
+    got = ml.predict(model, many, top_k=3, batch_size=4)
+    assert opened == [4, 4, 3]  # never all at once, and the last batch is what remains
+    for image, predictions in zip(many, got, strict=True):
+        wanted = by_hand(model, image)
+        assert [p.index for p in predictions] == wanted.argsort(descending=True)[:3].tolist()
+    out = logits(model, list(many), batch_size=5)
+    assert out.shape == (11, 10) and not out.requires_grad
+    wanted = torch.stack([by_hand(model, image) for image in many])
+    assert (out.softmax(1) - wanted).abs().max() < 1e-5
+
+
 def test_training_mode_is_left_as_it_was(model):
     model.train()
     ml.predict(model, IMAGES[0])
@@ -62,6 +84,8 @@ def test_bad_calls_get_one_clear_sentence(model, tmp_path):
         ml.predict(model, IMAGES[0], top_k=0)
     with pytest.raises(ValueError, match="the list is empty"):
         ml.predict(model, [])
+    with pytest.raises(ValueError, match="batch_size must be 1 or more"):
+        ml.predict(model, IMAGES, batch_size=0)
     with pytest.raises(ValueError, match="no head"):
         ml.predict(ml.create_model("mixer_pico_cifar10", num_classes=0), IMAGES[0])
     with pytest.raises(FileNotFoundError):

@@ -1,0 +1,232 @@
+"""What is known of a model by its name or file: sizes, counts, preprocessing, where it comes from.
+
+Nothing is downloaded, and only a file's own weights are read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mixer_lite.checkpoints import load_checkpoint
+from mixer_lite.model import Gelu, MlpMixer
+from mixer_lite.pretrained import BUNDLED, FROM_TIMM, list_pretrained, load_pretrained
+from mixer_lite.resources import data_path
+from mixer_lite.specs import (
+    ModelConfig,
+    count_macs,
+    count_openmmlab_flops,
+    count_parameters,
+    create_model,
+    list_models,
+    spec,
+)
+
+# The GELU and the LayerNorm epsilon with which each origin's own code runs its weights.
+DIALECTS: dict[str, tuple[Gelu, float]] = {
+    "bundled": ("exact", 1e-6),
+    "timm": ("exact", 1e-6),
+    "Google": ("tanh", 1e-6),
+    "OpenMMLab": ("exact", 1e-5),
+}
+
+NOT_PUBLISHED = "no accuracy is known"
+
+
+@dataclass(frozen=True)
+class About:
+    """A model as it would be loaded.
+
+    Attributes:
+        name: as it was asked for.
+        sizes: arguments of :class:`~mixer_lite.MlpMixer`.
+        gelu, norm_eps: as for :class:`~mixer_lite.MlpMixer`.
+        config: preprocessing and source.
+        weights: one phrase: where the weights lie, or what it takes to get them.
+        trained: whether there are any.
+        top1, top5: published accuracy in percent, or None.
+        measured_by: who published it, or empty.
+    """
+
+    name: str
+    sizes: Mapping[str, Any]
+    gelu: Gelu
+    norm_eps: float
+    config: ModelConfig
+    weights: str
+    trained: bool = True
+    top1: float | None = None
+    top5: float | None = None
+    measured_by: str = ""
+
+    @property
+    def published(self) -> str:
+        """The published accuracy in words."""
+        tops = (("top-1", self.top1), ("top-5", self.top5))
+        known = ", ".join(f"{name} {percent:g}%" for name, percent in tops if percent is not None)
+        return f"{known} ({self.measured_by})" if known else NOT_PUBLISHED
+
+
+def about(name: str | Path) -> About:
+    """What is known of a model: of a file of weights, trained weights by name, or a named shape.
+
+    Raises:
+        ValueError: there is neither; the nearest names are suggested. Or the file is refused by
+            :func:`~mixer_lite.load_checkpoint`.
+    """
+    if Path(name).is_file():
+        return _of_model(str(name), load_checkpoint(name), f"the file {name}")
+    name = str(name)
+    if name in list_pretrained():
+        known = describe_pretrained(name)
+        config = load_pretrained(name).config if known.origin == "bundled" else config_of(known)
+        assert config is not None
+        if known.origin == "bundled":
+            weights = "bundled: no network needed"
+        elif known.here:
+            weights = f"on this machine, {known.here}"
+        else:
+            weights = f"not on this machine: {known.megabytes:.0f} MB to download, once"
+        return About(
+            name, known.sizes, *DIALECTS[known.origin], config, weights, True,
+            known.top1, known.top5, known.measured_by,
+        )  # fmt: skip
+    if name in list_models():
+        with torch.device("meta"):  # shapes without memory
+            model = create_model(name)
+        weights = "none: create_model draws them at random"
+        return replace(_of_model(name, model, weights), trained=False)
+    names = list(dict.fromkeys([*list_pretrained(), *list_models()]))  # some are both
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(
+        f"There is no model and no file {name!r}. {hint}mixer-lite models lists the names."
+    )
+
+
+def _of_model(name: str, model: MlpMixer, weights: str) -> About:
+    assert model.config is not None  # whoever made it gave it one
+    keys = (
+        "patch_size", "num_classes", "num_blocks", "hidden_dim", "tokens_mlp_dim",
+        "channels_mlp_dim", "in_channels",
+    )  # fmt: skip
+    sizes = {"image_size": model.image_size[0], **{key: getattr(model, key) for key in keys}}
+    return About(name, sizes, model.gelu, model.norm_eps, model.config, weights)
+
+
+def as_table(known: About) -> list[tuple[str, str]]:
+    """Headings and contents of what ``mixer-lite info`` prints, counted from the sizes."""
+    sizes, config = dict(known.sizes), known.config
+    s, patch, classes = sizes["image_size"], sizes["patch_size"], sizes["num_classes"]
+    whole = count_parameters(**sizes)["total"]
+    bare = count_parameters(**sizes | {"num_classes": 0})["total"]
+    macs, openmmlab = count_macs(**sizes)["total"], count_openmmlab_flops(**sizes)["total"]
+    library = {"pillow": "Pillow", "opencv": "OpenCV"}[config.resize]
+    mean, std = (" ".join(f"{x:g}" for x in row) for row in (config.mean, config.std))
+    return [
+        ("image", f"{s} x {s} pixels, {classes or 'no'} classes"),
+        (
+            "shape",
+            f"P {patch}, S {(s // patch) ** 2} ({s // patch} x {s // patch}), "
+            f"C {sizes['hidden_dim']}, D_S {sizes['tokens_mlp_dim']}, "
+            f"D_C {sizes['channels_mlp_dim']}, {sizes['num_blocks']} blocks",
+        ),
+        ("parameters", f"{_short(whole, 6)} M ({whole:,}){' with the head' if classes else ''}"),
+        ("", f"{_short(bare, 6)} M ({bare:,}) without the head, as the paper counts them"),
+        (
+            "operations",
+            f"{_short(macs, 9)} G multiply-accumulates in matrix products alone"
+            f"{', with the head' if classes else ''}",
+        ),
+        (
+            "",
+            f"{_short(openmmlab, 9)} G as OpenMMLab counts: without the head, with the stem's "
+            f"bias, the LayerNorms and the mean",
+        ),
+        ("GELU", {"exact": "exact", "tanh": "tanh approximation"}[known.gelu]),
+        ("LayerNorm", f"epsilon {known.norm_eps:g}"),
+        (
+            "images",
+            f"shorter side to {math.floor(config.image_size / config.crop)} pixels "
+            f"({library}, {config.interpolation}), centre {config.image_size} x "
+            f"{config.image_size}, 0..1, minus {mean}, divided by {std}",
+        ),
+        ("published", known.published),
+        ("source", config.source),
+        ("weights", known.weights),
+    ]
+
+
+def _short(count: int, power: int) -> str:
+    """Four digits, as the published tables print them."""
+    return f"{count / 10**power:#.4g}".rstrip(".")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is known of trained weights before they are loaded."""
+
+    name: str
+    origin: str
+    sizes: Mapping[str, int]
+    source: str
+    here: Path | None
+    top1: float | None = None
+    top5: float | None = None
+    measured_by: str = ""
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the file in millions of bytes."""
+        if self.origin == "bundled" and self.here:
+            return self.here.stat().st_size / 1e6
+        return count_parameters(**self.sizes)["total"] * 4 / 1e6
+
+
+# Top-1 and top-5 of timm's results.
+_TIMMS = {
+    "mixer_b16_224.goog_in21k_ft_in1k": (76.616, 92.25),
+    "mixer_l16_224.goog_in21k_ft_in1k": (72.084, 87.632),
+    "mixer_b16_224.miil_in21k_ft_in1k": (82.314, 95.71),
+}
+
+
+def describe_pretrained(name: str) -> Described:
+    """What is known of trained weights without loading them and without a network."""
+    if name in BUNDLED:
+        path = data_path(BUNDLED[name].file)
+        card = json.loads(data_path(f"{name}.json").read_text(encoding="utf-8"))
+        return Described(
+            name, "bundled", spec(name), f"Trained by this project on CIFAR-10: data/{name}.md.",
+            path, 100 * card["test_accuracy"], None, "this project, CIFAR-10",
+        )  # fmt: skip
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    cfg: Any = timm.get_pretrained_cfg(name)
+    files = ("model.safetensors", "pytorch_model.bin")
+    found = (try_to_load_from_cache(cfg.hf_hub_id, file) for file in files)
+    here = next((Path(path) for path in found if isinstance(path, str)), None)
+    sizes = spec(name.split(".")[0]) | {"num_classes": cfg.num_classes}
+    top1, top5 = _TIMMS.get(name, (None, None))
+    by = "timm's results" if name in _TIMMS else ""
+    return Described(name, "timm", sizes, FROM_TIMM[name], here, top1, top5, by)
+
+
+def config_of(known: Described) -> ModelConfig:
+    """Preprocessing and source of trained weights, without loading them."""
+    import timm
+
+    cfg: Any = timm.get_pretrained_cfg(known.name)
+    return ModelConfig(
+        name=known.name, image_size=known.sizes["image_size"], mean=tuple(cfg.mean),
+        std=tuple(cfg.std), interpolation=cfg.interpolation, crop=cfg.crop_pct,
+        source=known.source,
+    )  # fmt: skip
