@@ -6,7 +6,6 @@ Nothing is downloaded, and only a file's own weights are read.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,9 +15,14 @@ from typing import Any
 import torch
 
 from mixer_lite.checkpoints import load_checkpoint
+from mixer_lite.layouts import LAYOUTS
 from mixer_lite.model import Gelu, MlpMixer
-from mixer_lite.pretrained import BUNDLED, FROM_TIMM, list_pretrained, load_pretrained
-from mixer_lite.resources import data_path
+from mixer_lite.pretrained import (
+    config_of,
+    describe_pretrained,
+    list_pretrained,
+    load_pretrained,
+)
 from mixer_lite.specs import (
     ModelConfig,
     count_macs,
@@ -26,16 +30,7 @@ from mixer_lite.specs import (
     count_parameters,
     create_model,
     list_models,
-    spec,
 )
-
-# The GELU and the LayerNorm epsilon with which each origin's own code runs its weights.
-DIALECTS: dict[str, tuple[Gelu, float]] = {
-    "bundled": ("exact", 1e-6),
-    "timm": ("exact", 1e-6),
-    "Google": ("tanh", 1e-6),
-    "OpenMMLab": ("exact", 1e-5),
-}
 
 NOT_PUBLISHED = "no accuracy is known"
 
@@ -94,8 +89,9 @@ def about(name: str | Path) -> About:
             weights = f"on this machine, {known.here}"
         else:
             weights = f"not on this machine: {known.megabytes:.0f} MB to download, once"
+        layout = LAYOUTS["mixer_lite" if known.origin == "bundled" else known.origin.lower()]
         return About(
-            name, known.sizes, *DIALECTS[known.origin], config, weights, True,
+            name, known.sizes, layout.gelu, layout.norm_eps, config, weights, True,
             known.top1, known.top5, known.measured_by,
         )  # fmt: skip
     if name in list_models():
@@ -167,66 +163,3 @@ def as_table(known: About) -> list[tuple[str, str]]:
 def _short(count: int, power: int) -> str:
     """Four digits, as the published tables print them."""
     return f"{count / 10**power:#.4g}".rstrip(".")
-
-
-@dataclass(frozen=True)
-class Described:
-    """What is known of trained weights before they are loaded."""
-
-    name: str
-    origin: str
-    sizes: Mapping[str, int]
-    source: str
-    here: Path | None
-    top1: float | None = None
-    top5: float | None = None
-    measured_by: str = ""
-
-    @property
-    def megabytes(self) -> float:
-        """Size of the file in millions of bytes."""
-        if self.origin == "bundled" and self.here:
-            return self.here.stat().st_size / 1e6
-        return count_parameters(**self.sizes)["total"] * 4 / 1e6
-
-
-# Top-1 and top-5 of timm's results.
-_TIMMS = {
-    "mixer_b16_224.goog_in21k_ft_in1k": (76.616, 92.25),
-    "mixer_l16_224.goog_in21k_ft_in1k": (72.084, 87.632),
-    "mixer_b16_224.miil_in21k_ft_in1k": (82.314, 95.71),
-}
-
-
-def describe_pretrained(name: str) -> Described:
-    """What is known of trained weights without loading them and without a network."""
-    if name in BUNDLED:
-        path = data_path(BUNDLED[name].file)
-        card = json.loads(data_path(f"{name}.json").read_text(encoding="utf-8"))
-        return Described(
-            name, "bundled", spec(name), f"Trained by this project on CIFAR-10: data/{name}.md.",
-            path, 100 * card["test_accuracy"], None, "this project, CIFAR-10",
-        )  # fmt: skip
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    cfg: Any = timm.get_pretrained_cfg(name)
-    files = ("model.safetensors", "pytorch_model.bin")
-    found = (try_to_load_from_cache(cfg.hf_hub_id, file) for file in files)
-    here = next((Path(path) for path in found if isinstance(path, str)), None)
-    sizes = spec(name.split(".")[0]) | {"num_classes": cfg.num_classes}
-    top1, top5 = _TIMMS.get(name, (None, None))
-    by = "timm's results" if name in _TIMMS else ""
-    return Described(name, "timm", sizes, FROM_TIMM[name], here, top1, top5, by)
-
-
-def config_of(known: Described) -> ModelConfig:
-    """Preprocessing and source of trained weights, without loading them."""
-    import timm
-
-    cfg: Any = timm.get_pretrained_cfg(known.name)
-    return ModelConfig(
-        name=known.name, image_size=known.sizes["image_size"], mean=tuple(cfg.mean),
-        std=tuple(cfg.std), interpolation=cfg.interpolation, crop=cfg.crop_pct,
-        source=known.source,
-    )  # fmt: skip

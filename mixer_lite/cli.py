@@ -220,7 +220,6 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _models() -> int:
-    from mixer_lite.about import describe_pretrained
     from mixer_lite.pretrained import list_pretrained
     from mixer_lite.specs import count_parameters, list_models, spec
 
@@ -228,14 +227,7 @@ def _models() -> int:
     for name in list_models():
         print(f"  {name:24}{count_parameters(**spec(name))['total'] / 1e6:8.2f} M parameters")
     print("Trained weights that load_pretrained loads (mixer-lite info NAME tells more):")
-    print(f"  {'name':36}{'from':12}{'MB':>6}  {'here':6}{'top-1':>7}{'top-5':>7}")
-    for name in list_pretrained():
-        known = describe_pretrained(name)
-        top = [f"{x:g}" if x is not None else "" for x in (known.top1, known.top5)]
-        print(
-            f"  {name:36}{known.origin:12}{known.megabytes:6.0f}  "
-            f"{'yes' if known.here else 'no':6}{top[0]:>7}{top[1]:>7}".rstrip()
-        )
+    print(list_pretrained())
     return 0
 
 

@@ -8,7 +8,6 @@ environment which of how many it is, and that is all it takes to share out image
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
 import importlib
 import io
@@ -27,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixer_lite.images import open_image, prepare
+from mixer_lite.labels import imagenet_info
 from mixer_lite.model import MlpMixer
 from mixer_lite.specs import ModelConfig
 
@@ -209,7 +209,7 @@ def _meanings(
     names: Sequence[str], num_classes: int, class_names: Sequence[str]
 ) -> tuple[list[list[int]], bool]:
     """All classes that each name may mean, and whether WordNet ids are understood."""
-    info = _imagenet(num_classes)
+    info = imagenet_info(num_classes)
     described = list(info.label_descriptions()) if info else []
     # Another model with 1000 classes has nothing to do with ImageNet.
     wordnet = info.label_names() if info and list(class_names) in ([], described) else []
@@ -237,16 +237,6 @@ def _numbers(names: Iterable[str]) -> dict[str, list[int]]:
     for number, name in enumerate(names):
         table.setdefault(name, []).append(number)
     return table
-
-
-@functools.cache
-def _imagenet(num_classes: int) -> Any:
-    subsets = {1000: "imagenet-1k", 21843: "imagenet-21k-goog", 11221: "imagenet-21k-miil"}
-    if num_classes not in subsets:
-        return None
-    from timm.data import ImageNetInfo
-
-    return ImageNetInfo(subsets[num_classes])
 
 
 # Where images come from -------------------------------------------------------------------------

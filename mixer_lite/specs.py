@@ -26,7 +26,6 @@ class ModelConfig:
         interpolation: filter with which images are resized.
         crop: share of the resized image's shorter side that the centre crop keeps
             (0.875: resize the shorter side to 256, then cut 224; 1.0: no margin).
-        resize: library that resizes images; OpenCV's bicubic takes no average of what it skips.
         class_names: one name per output, empty when unknown.
         source: one sentence: where the weights come from and under what licence.
         resize: the library whose filter resizes: Pillow's (timm, Google), which averages as it
@@ -39,7 +38,6 @@ class ModelConfig:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: Interpolation = "bicubic"
     crop: float = 0.875
-    resize: Literal["pillow", "opencv"] = "pillow"
     class_names: tuple[str, ...] = ()
     source: str = "random weights: not trained"
     resize: Resize = "pillow"

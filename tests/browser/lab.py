@@ -111,7 +111,8 @@ class Lab:
     def notebook(self, browser, cells, *, dark=False, width=1280, height=1400, classic=False):
         """A :class:`Page` with a notebook of these cells (sources, or a file to copy) open.
 
-        In JupyterLab, or (classic) in Notebook 7. At the end the kernel is shut down, and an error in the console fails the test.
+        In JupyterLab, or (classic) in Notebook 7. At the end the kernel is shut down, and an error
+        in the console fails the test.
         """
         self.count += 1
         name = f"notebook_{self.count}.ipynb"
