@@ -200,6 +200,27 @@ def test_a_model_without_a_head_has_responses_and_no_bars(cat):
     assert not explorer._sizes["head"]
 
 
+def test_a_relative_with_one_matrix_a_block(tmp_path):
+    import timm
+
+    from mixer_lite.relatives import token_mixing
+
+    theirs = timm.create_model("resmlp_12_224", img_size=64, num_classes=2)
+    state = {k: v for k, v in theirs.state_dict().items()}
+    explorer = ml.explore_filters(token_mixing(state, name="random ResMLP"))
+    explorer.block = 7
+    sent, scale = explorer._weights, values(explorer._weights["scale"])
+    maps = np.frombuffer(sent["data"], np.int8).reshape(12, 16, 4, 4) * scale.reshape(12, 16, 1, 1)
+    wanted = state["blocks.7.linear_tokens.weight"].reshape(16, 4, 4).numpy()
+    assert np.abs(maps[7] - wanted).max() <= scale.max() / 2 + 1e-7
+    with pytest.raises(traitlets.TraitError, match="one matrix a block"):
+        explorer.layer = "fc2"
+    with pytest.raises(ValueError, match="predicts nothing: leave the image away"):
+        ml.explore_filters(explorer.model, ml.images.photo("cat"))
+    assert "16 token-mixing units of block 7 read" in explorer.figure().alt
+    assert explorer.save_html(tmp_path / "resmlp.html").stat().st_size < 100_000
+
+
 def test_pages_are_whole_and_small(tmp_path, cat):
     explorer = ml.explore_filters(ml.create_model("mixer_nano_cifar10"), cat)
     path = explorer.save_html(tmp_path / "nano.html")

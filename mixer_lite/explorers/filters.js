@@ -1,7 +1,7 @@
 // All units of a block on one canvas, one canvas pixel a weight; the chosen unit beside it.
 
 const GAP = 1; // pixels between maps
-const LAYERS = ["fc1", "fc2"];
+const LAYERS = ["fc1", "fc2"]; // relatives of the Mixer may have the first alone
 const UNITS = { fc1: "reads", fc2: "writes" };
 
 // Squared magnitude of the two-dimensional Fourier transform, frequency 0 in the middle.
@@ -45,7 +45,7 @@ const signed = (v, digits) => `${v < 0 ? "−" : "+"}${Math.abs(v).toFixed(digit
 function render({ model, el }) {
   const controller = new AbortController();
   const { signal } = controller;
-  const { blocks, units, gh, gw, columns, pictured, head } = model.get("_sizes");
+  const { blocks, layers, units, gh, gw, columns, pictured, looks, head } = model.get("_sizes");
   const size = gh * gw;
   const lut = pixelsOf(model.get("_signed")), heat = pixelsOf(model.get("_magnitude"));
   const packedWeights = model.get("_weights");
@@ -55,7 +55,7 @@ function render({ model, el }) {
   const alive = !(model instanceof PageModel);
   const get = (name) => model.get(name);
   // Where the maps, scales and orders of the chosen block and layer begin, in units.
-  const start = (layer = get("layer")) => (get("block") * 2 + LAYERS.indexOf(layer)) * units;
+  const start = (layer = get("layer")) => (get("block") * layers + LAYERS.indexOf(layer)) * units;
 
   // --- order -----------------------------------------------------------------------------
 
@@ -190,14 +190,14 @@ function render({ model, el }) {
     const kin = opposite[at];
     heading.textContent = `Unit ${unit} of block ${get("block")}`;
     drawMap(reads, start("fc1") + unit);
-    drawMap(writes, start("fc2") + unit);
+    if (layers > 1) drawMap(writes, start("fc2") + unit);
     drawMap(inverse, start() + kin);
     const power = powerOf(weights.subarray(at * size, (at + 1) * size), gh, gw);
     const top = Math.max(...power, 1e-300);
     for (let i = 0; i < size; i++) spectrum.pixels[i] = heat[Math.round((255 * power[i]) / top)];
     spectrum.show();
     say(reads, `what it reads (fc1), to ±${(127 * scales[start("fc1") + unit]).toPrecision(2)}`);
-    say(writes, `what it writes (fc2), to ±${(127 * scales[start("fc2") + unit]).toPrecision(2)}`);
+    if (layers > 1) say(writes, `what it writes (fc2), to ±${(127 * scales[start("fc2") + unit]).toPrecision(2)}`);
     say(spectrum, `spectrum of what it ${UNITS[layer]}: frequency 0 in the middle`);
     say(inverse, `closest inverse: unit ${kin}, cosine ${signed(similarity[at], 2)}`);
     const measured = importance();
@@ -313,14 +313,14 @@ function render({ model, el }) {
 
   const orders = [["index", "index"], ["frequency", "frequency, low first"], ["pairs", "pairs of opposites"]];
   if (!get("_unoffered")) orders.push(["importance", "importance"]);
-  const without = !pictured
+  const without = !looks ? "" : !pictured // a relative's token mixing cannot look at an image
     ? h("p", { className: "note" }, "With an image, explore_filters(model, image), this place shows how the unit answers to it and how the prediction changes without it.")
     : withoutPython(model, "Switching units off");
   const root = h("div", { className: "mixer-lite filters" },
     title, sentence,
     h("div", { className: "row" },
       slider(model, "block", { label: "block", min: 0, max: blocks - 1, signal }),
-      choice(model, "layer", { label: "layer", options: [["fc1", "fc1: what units read"], ["fc2", "fc2: what they write"]], signal }),
+      layers < 2 ? "" : choice(model, "layer", { label: "layer", options: [["fc1", "fc1: what units read"], ["fc2", "fc2: what they write"]], signal }),
       choice(model, "order", { label: "order", options: orders, signal }),
       choice(model, "scale", { label: "colours", options: [["unit", "each unit its own scale"], ["block", "one scale for all"]], signal })),
     h("div", {}, holder),
@@ -329,7 +329,7 @@ function render({ model, el }) {
     waits,
     heading,
     h("p", { className: "note", style: "margin:0" }, "Solid frame: the chosen unit; dashed: its closest inverse. Click a map, or use the arrow keys."),
-    h("div", { className: "row" }, reads.node, writes.node, spectrum.node, inverse.node), told,
+    h("div", { className: "row" }, reads.node, ...(layers > 1 ? [writes.node] : []), spectrum.node, inverse.node), told,
     answer,
     pictured && head
       ? h("div", { className: "row" }, photograph(),
@@ -338,7 +338,7 @@ function render({ model, el }) {
           bars, h("p", { className: "note" }, "Grey: all units on. Orange: without the units that are off.")))
       : "",
     without,
-    get("_unoffered") ? h("p", { className: "note" }, get("_unoffered")) : "",
+    looks && get("_unoffered") ? h("p", { className: "note" }, get("_unoffered")) : "",
     live);
   el.append(root);
 

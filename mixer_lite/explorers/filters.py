@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mixer_lite.drawing import SIGNED, Picture, bare, canvas, style
 from mixer_lite.explorers.base import Explorer, packed, page_code, quantized
 from mixer_lite.images import ImageSource, preprocess, unnormalize
 from mixer_lite.model import MlpMixer
+from mixer_lite.relatives import TokenMixing
 from mixer_lite.specs import CIFAR10_CLASSES
 
 LAYERS = ("fc1", "fc2")
@@ -71,7 +72,7 @@ class FilterExplorer(Explorer):
 
     # For the page alone. Letters: L blocks, 2 layers (fc1, fc2), D_S units.
     _sizes = traitlets.Dict().tag(sync=True)
-    _weights = traitlets.Dict().tag(sync=True)  # (L * 2 * D_S, gh, gw), one scale a unit
+    _weights = traitlets.Dict().tag(sync=True)  # (L * layers * D_S, gh, gw), one scale a unit
     _opposites = traitlets.Dict().tag(sync=True)  # closest inverse and its similarity: (L, 2, D_S)
     _orders = traitlets.Dict().tag(sync=True)  # frequency, pairs: (L, 2, D_S), -1: not yet known
     _importance = traitlets.Dict().tag(sync=True)  # block -> order, and what each removal does
@@ -80,7 +81,14 @@ class FilterExplorer(Explorer):
     _image = traitlets.Dict().tag(sync=True)  # as the model sees it: (h, w, 3)
     _response = traitlets.Dict().tag(sync=True)  # of the chosen unit to every channel
 
-    def __init__(self, model: MlpMixer, image: ImageSource | None = None):
+    def __init__(self, model: MlpMixer | TokenMixing, image: ImageSource | None = None):
+        if isinstance(model, TokenMixing):
+            if image is not None:
+                raise ValueError(
+                    f"Of {model.name} only the token mixing is here, which predicts nothing: leave "
+                    f"the image away."
+                )
+            model = cast(MlpMixer, model)  # it has all that is asked of it without an image
         self.model = model
         self._pixels: Tensor | None = None
         if image is not None:
@@ -91,14 +99,17 @@ class FilterExplorer(Explorer):
                 )
             self._pixels = preprocess(image, model.config).to(next(model.parameters()))
         gh, gw = model.grid_size
+        # Relatives of the Mixer may have a single matrix a block.
+        first = filters.block_at(model, 0).mlp_tokens
+        self._layers = [layer for layer in LAYERS if getattr(first, layer) is not None]
         self._folded = torch.stack(
             [
-                torch.stack([filters.token_filters(model, b, layer) for layer in LAYERS])  # type: ignore[arg-type]
+                torch.stack([filters.token_filters(model, b, layer) for layer in self._layers])  # type: ignore[arg-type]
                 for b in range(model.num_blocks)
             ]
-        )  # (L, 2, D_S, gh, gw), a copy: what the model held when the explorer was made
+        )  # (L, layers, D_S, gh, gw), a copy: what the model held when the explorer was made
         super().__init__()
-        weights = quantized(rearrange(self._folded, "l two u gh gw -> (l two u) gh gw"))
+        weights = quantized(rearrange(self._folded, "l layer u gh gw -> (l layer u) gh gw"))
         weights["scale"] = packed(np.asarray(weights["scale"]))
         pairs = [filters.closest_inverse(f) for f in self._folded.flatten(0, 1)]
         shape = self._folded.shape[:3]
@@ -106,8 +117,9 @@ class FilterExplorer(Explorer):
         self._order_block(0, 0)
         with self.hold_sync():
             self._sizes = dict(
-                blocks=model.num_blocks, units=model.tokens_mlp_dim, gh=gh, gw=gw,
-                columns=columns_for(model.tokens_mlp_dim, gw), pictured=image is not None,
+                blocks=model.num_blocks, layers=len(self._layers), units=model.tokens_mlp_dim,
+                gh=gh, gw=gw, columns=columns_for(model.tokens_mlp_dim, gw),
+                pictured=image is not None, looks=isinstance(model, MlpMixer),
                 head=bool(model.num_classes), name=model.config.name if model.config else "",
             )  # fmt: skip
             self._weights = weights
@@ -140,6 +152,12 @@ class FilterExplorer(Explorer):
             raise traitlets.TraitError(self._unoffered)
         return proposal["value"]
 
+    @traitlets.validate("layer")
+    def _has_layer(self, proposal: Any) -> str:
+        if proposal["value"] not in self._layers:
+            raise traitlets.TraitError('This model mixes tokens with one matrix a block: "fc1".')
+        return proposal["value"]
+
     @traitlets.validate("off")
     def _pairs_in_range(self, proposal: Any) -> list[list[int]]:
         blocks, units = self.model.num_blocks, self.model.tokens_mlp_dim
@@ -170,7 +188,7 @@ class FilterExplorer(Explorer):
     def _order_rest(self) -> None:
         sent = time.monotonic()
         for block in range(self.model.num_blocks):
-            for layer in range(2):
+            for layer in range(len(self._layers)):
                 if not threading.main_thread().is_alive():
                     return  # Python is ending
                 if (block, layer) != (0, 0):
@@ -322,7 +340,9 @@ def _importance_of(model: MlpMixer, block: int) -> dict[str, Any]:
     }
 
 
-def explore_filters(model: MlpMixer, image: ImageSource | None = None) -> FilterExplorer:
+def explore_filters(
+    model: MlpMixer | TokenMixing, image: ImageSource | None = None
+) -> FilterExplorer:
     """Every token-mixing unit of a model: what it reads, what it writes, and what it is good for.
 
     A slider over the blocks, orders, one unit in detail; with an image, how the unit answers to
@@ -330,7 +350,8 @@ def explore_filters(model: MlpMixer, image: ImageSource | None = None) -> Filter
     that the model holds at this moment; the model itself is left as it is.
 
     Args:
-        model: any Mixer. With an image it needs ``model.config``, as loaded models have.
+        model: any Mixer, or a relative's token mixing (:func:`mixer_lite.load_token_mixing`). With
+            an image it must be a Mixer that has ``model.config``, as loaded models have.
         image: anything :func:`mixer_lite.images.open_image` takes.
 
     Raises:
