@@ -36,6 +36,10 @@ BUNDLED = {
         "mixer_nano_cifar10.safetensors",
         "c2ac4662871c45f74cf6242b1069729194fe9307e1a702bb3d4a8f122045c77c",
     ),
+    "mixer_grid16_cifar10": Bundled(
+        "mixer_grid16_cifar10.safetensors",
+        "d1598263e7ae25ff56e8bba99201a9779665f54a92702dccc277da1b4806993a",
+    ),
 }
 
 

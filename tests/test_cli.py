@@ -161,10 +161,14 @@ def test_models_and_info_tell_what_is_here(capsys, no_network, monkeypatch, tmp_
     file.parent.mkdir(parents=True)
     file.write_bytes(b"weights")
     cli.main(["models"])
-    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
-    assert lines["mixer_nano_cifar10"] == ["bundled", "2", "yes", "89.43"]
-    assert lines["mixer_b16_224.goog_in21k_ft_in1k"] == ["timm", "240", "no", "76.616", "92.25"]
-    assert lines[name] == ["timm", "833", "yes", "72.084", "87.632"]
+    cells = [re.split(" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+    lines = {row[0]: row[1:] for row in cells}
+    scratch, timm = "ImageNet-1k, from scratch", "timm's results"
+    card = ["CIFAR-10", "89.43", "this project, CIFAR-10"]
+    assert lines["mixer_nano_cifar10"] == ["bundled", "2", "yes", *card]
+    told = ["timm", "240", "no", scratch, "76.62", "92.25", timm]
+    assert lines["mixer_b16_224.goog_in21k_ft_in1k"] == told
+    assert lines[name] == ["timm", "833", "yes", scratch, "72.08", "87.63", timm]
     assert f"on this machine, {file}" in info(name, capsys)
 
 

@@ -20,10 +20,13 @@ from mixer_lite.labels import imagenet_names
 from mixer_lite.predict import logits
 from mixer_lite.resources import data_path
 
+BUNDLED = ["mixer_nano_cifar10", "mixer_grid16_cifar10"]
 
-def test_bundled_model_needs_nothing_else_and_is_as_accurate_as_its_card_says():
-    model = ml.load_pretrained("mixer_nano_cifar10")
-    card = json.loads(data_path("mixer_nano_cifar10.json").read_text(encoding="utf-8"))
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_model_needs_nothing_else_and_is_as_accurate_as_its_card_says(name):
+    model = ml.load_pretrained(name)
+    card = json.loads(data_path(f"{name}.json").read_text(encoding="utf-8"))
     assert sum(p.numel() for p in model.parameters()) == card["parameters"] <= 1_200_000
     assert model.config.class_names == ml.specs.CIFAR10_CLASSES
     images, labels = ml.datasets.cifar10_sample()
@@ -35,16 +38,17 @@ def test_bundled_model_needs_nothing_else_and_is_as_accurate_as_its_card_says():
     assert right == pytest.approx(card["slice_accuracy"], abs=0.003)
 
 
-def test_model_card_adds_up():
-    card = json.loads(data_path("mixer_nano_cifar10.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", BUNDLED)
+def test_model_card_adds_up(name):
+    card = json.loads(data_path(f"{name}.json").read_text(encoding="utf-8"))
     confusion = torch.tensor(card["confusion"])
     assert confusion.sum(1).tolist() == [1000] * 10  # rows are the true classes
     assert confusion.diag().sum().item() / 10_000 == pytest.approx(card["test_accuracy"])
-    with data_path("mixer_nano_cifar10_log.csv").open(encoding="utf-8") as file:
+    with data_path(f"{name}_log.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == card["recipe"]["epochs"]
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-    model = ml.load_pretrained("mixer_nano_cifar10")
+    model = ml.load_pretrained(name)
     filters = [ml.filters.token_filters(model, i) for i in range(model.num_blocks)]
     smooth = [ml.filters.smoothness(f).mean().item() for f in filters]
     assert smooth == pytest.approx(card["smoothness"], abs=1e-3)
@@ -85,8 +89,8 @@ def test_every_bundled_checksum_is_right():
 
 def test_names():
     names = ml.list_pretrained()
-    assert names[0] == "mixer_nano_cifar10" and ml.list_pretrained(bundled_only=True) == names[:1]
-    assert isinstance(names, list) and len(names) == len(set(names)) == 20
+    assert ml.list_pretrained(bundled_only=True) == names[:2] == BUNDLED
+    assert isinstance(names, list) and len(names) == len(set(names)) == 21
     from_timm = [n for n in names if ml.describe_pretrained(n).origin == "timm"]
     assert set(from_timm) == set(timm.list_models("mixer_*", pretrained=True))
     with pytest.raises(ValueError, match="Did you mean mixer_nano_cifar10"):

@@ -86,6 +86,7 @@ def main(run: Path, machine: str) -> None:
 
 def _markdown(card: dict, log: list[dict[str, str]], model: ml.MlpMixer) -> str:
     (gh, gw), p, blocks = model.grid_size, model.patch_size, model.num_blocks
+    fresh = ml.create_model(card["name"])
     kept = ROOT / "data" / f"{card['name']}_snapshots.safetensors"
     names = ml.specs.CIFAR10_CLASSES
     half, accuracy_ = card["half_precision"], card["test_accuracy"]
@@ -113,7 +114,8 @@ def _markdown(card: dict, log: list[dict[str, str]], model: ml.MlpMixer) -> str:
         "",
         "Smoothness is the neighbour autocorrelation of a filter folded to the grid (random "
         "weights: about 0), variety the effective rank of a block's filters as a share of their "
-        "number (random weights: about 0.6); `mixer_lite.filters` computes both.",
+        f"number (random weights: about {_mean(filter_figures(fresh)[1]):.1f}); "
+        "`mixer_lite.filters` computes both.",
         "",
         "## Training",
         "",
