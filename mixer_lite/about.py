@@ -5,7 +5,6 @@ Nothing is downloaded, and only a file's own weights are read.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,12 +22,14 @@ from mixer_lite.pretrained import (
     list_pretrained,
     load_pretrained,
 )
+from mixer_lite.relatives import list_relatives
 from mixer_lite.specs import (
     ModelConfig,
     count_macs,
     count_openmmlab_flops,
     count_parameters,
     create_model,
+    did_you_mean,
     list_models,
 )
 
@@ -99,12 +100,11 @@ def about(name: str | Path) -> About:
             model = create_model(name)
         weights = "none: create_model draws them at random"
         return replace(_of_model(name, model, weights), trained=False)
-    names = list(dict.fromkeys([*list_pretrained(), *list_models()]))  # some are both
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(
-        f"There is no model and no file {name!r}. {hint}mixer-lite models lists the names."
-    )
+    if name in list_relatives():
+        describe_pretrained(name)  # says what it is instead
+    names = dict.fromkeys([*list_pretrained(), *list_models()])  # some are both
+    hint = did_you_mean(name, names, "mixer-lite models lists the names.")
+    raise ValueError(f"There is no model and no file {name!r}. {hint}")
 
 
 def _of_model(name: str, model: MlpMixer, weights: str) -> About:

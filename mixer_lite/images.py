@@ -5,7 +5,6 @@ Arrays have channels last, ``(h, w, 3)``; tensors have channels first, ``(3, h, 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import math
@@ -21,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mixer_lite.resources import data_path
-from mixer_lite.specs import ModelConfig
+from mixer_lite.specs import ModelConfig, did_you_mean
 
 ImageSource = str | Path | IO[bytes] | Image.Image | np.ndarray | Tensor
 
@@ -313,8 +312,7 @@ def photo_info(name: str) -> PhotoInfo:
     """
     photos = _photos()
     if name not in photos:
-        near = difflib.get_close_matches(str(name), photos, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose from {', '.join(photos)}."
+        hint = did_you_mean(name, photos, f"Choose from {', '.join(photos)}.")
         raise ValueError(f"There is no photograph named {name!r}. {hint}")
     return photos[name]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import html
 import importlib.util
@@ -18,7 +17,7 @@ from mixer_lite.labels import imagenet_names
 from mixer_lite.model import MlpMixer
 from mixer_lite.relatives import RELATIVES
 from mixer_lite.resources import data_path
-from mixer_lite.specs import ModelConfig, count_parameters, spec
+from mixer_lite.specs import ModelConfig, count_parameters, did_you_mean, spec
 
 Origin = Literal["bundled", "timm", "Google", "OpenMMLab"]
 
@@ -275,11 +274,10 @@ def describe_pretrained(name: str) -> Pretrained:
             f"{name} is a relative of the Mixer, not a Mixer: load_token_mixing({name!r}) loads "
             f"its token-mixing matrices."
         )
-    near = difflib.get_close_matches(str(name), list_pretrained(), n=2, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    hint = did_you_mean(name, list_pretrained(), "list_pretrained() lists them.")
     raise ValueError(
-        f"There are no trained weights named {name!r}. {hint}"
-        f"list_pretrained() lists them; load_checkpoint(path) opens a file of your own."
+        f"There are no trained weights named {name!r}. {hint} "
+        f"load_checkpoint(path) opens a file of your own."
     )
 
 

@@ -6,7 +6,6 @@ are their token-mixing matrices, not models that predict.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from mixer_lite import downloads
 from mixer_lite.checkpoints import read_file
+from mixer_lite.specs import did_you_mean
 
 _RESMLP = "Meta's ResMLP (arXiv 2105.03404), trained on {} (Apache-2.0), as timm hosts it."
 _IN1K, _DISTILLED = "ImageNet-1k", "ImageNet-1k with distillation"
@@ -133,8 +133,7 @@ def load_token_mixing(name: str, *, file: str | Path | None = None) -> TokenMixi
         OSError: there is no room for them, or the cache cannot be written.
     """
     if name not in RELATIVES:
-        near = difflib.get_close_matches(str(name), RELATIVES, n=2, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "list_relatives() lists them."
+        hint = did_you_mean(name, RELATIVES, "list_relatives() lists them.")
         raise ValueError(f"There is no relative of the Mixer named {name!r}. {hint}")
     if file is None:
         call = f"load_token_mixing({name!r}, file='model.safetensors')"

@@ -6,6 +6,7 @@ Plain data. ``ModelConfig`` is what a trained model carries besides its weights.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,6 +108,12 @@ def list_models() -> list[str]:
     return list(SPECS)
 
 
+def did_you_mean(name: object, names: Iterable[str], otherwise: str) -> str:
+    """The end of a refusal: the names that are most like this one, or else another sentence."""
+    near = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.4)
+    return f"Did you mean {' or '.join(near)}?" if near else otherwise
+
+
 def spec(name: str) -> dict[str, int]:
     """Constructor arguments of a named model, as a copy.
 
@@ -114,8 +121,7 @@ def spec(name: str) -> dict[str, int]:
         ValueError: there is no model of this name; the nearest names are suggested.
     """
     if name not in SPECS:
-        near = difflib.get_close_matches(str(name), SPECS, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose from {', '.join(SPECS)}."
+        hint = did_you_mean(name, SPECS, f"Choose from {', '.join(SPECS)}.")
         raise ValueError(f"There is no model named {name!r}. {hint}")
     return dict(SPECS[name])
 

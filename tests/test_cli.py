@@ -148,6 +148,8 @@ def test_info_of_nothing(capsys):
     assert cli.main(["info", "mixer_b16"]) == 1
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and "Did you mean mixer_b16_224" in err
+    assert cli.main(["info", "resmlp_12_224.fb_in1k"]) == 1
+    assert "is a relative of the Mixer, not a Mixer" in capsys.readouterr().err
 
 
 def test_models_and_info_tell_what_is_here(capsys, no_network, monkeypatch, tmp_path):
