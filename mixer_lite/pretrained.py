@@ -128,7 +128,7 @@ _GOOGLE = {
 }
 _TABLE_3 = "the paper, Table 3"
 _TIMM = "timm's results"
-_KECAM = "README of keras_cv_attention_models"
+_KECAM = "kecam's README"
 
 # timm's names: sizes, classes, trained on, source, top-1, top-5, measured by.
 _FROM_TIMM = (
@@ -236,7 +236,8 @@ class PretrainedNames(list[str]):
 
     def _repr_html_(self) -> str:
         def row(cells: tuple[str, ...], tag: str) -> str:
-            return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+            start = f'<{tag} style="text-align:left">'  # notebooks set all to the right
+            return "".join(f"{start}{html.escape(cell)}</{tag}>" for cell in cells)
 
         body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in self._rows())
         head = f"<thead><tr>{row(self._HEADINGS, 'th')}</tr></thead>"
