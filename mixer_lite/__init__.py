@@ -24,6 +24,7 @@ from mixer_lite.relatives import list_relatives, load_token_mixing
 from mixer_lite.specs import ModelConfig, create_model, list_models
 
 if TYPE_CHECKING:
+    from mixer_lite import checks as check
     from mixer_lite import figures
     from mixer_lite.explorers.filters import explore_filters
     from mixer_lite.explorers.influence import explore_influence
@@ -38,6 +39,7 @@ __all__ = [
     "MlpMixer",
     "ModelConfig",
     "Prediction",
+    "check",
     "create_model",
     "datasets",
     "describe_pretrained",
@@ -67,6 +69,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "figures":
         return importlib.import_module("mixer_lite.figures")
+    if name == "check":
+        return importlib.import_module("mixer_lite.checks")
     if name == "explore_filters":
         return importlib.import_module("mixer_lite.explorers.filters").explore_filters
     if name == "explore_influence":
