@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from einops import rearrange
 
 from mixer_lite.checks.trial import Suspect, Trial, exercise
@@ -29,9 +30,11 @@ def patchify(t: Trial, answer: Any) -> None:
 
     Patches in reading order, each written colour by colour, then row by row: ``(c p1 p2)``.
     """
-    for _ in range(t.rounds):
-        b, c, gh, gw, p = t.sizes(5, 2, 7)
+    for trial in range(t.rounds):
+        b, c, gh, gw, p = t.sizes(5, 2, 6)
         x = t.randn(b, c, gh * p, gw * p)
+        if trial == 0:  # numbered pixels make the better picture of where they went
+            x = torch.arange(x.numel()).reshape(x.shape).to(x)
 
         def cut(pattern: str, x: Any = x, p: int = p) -> Any:
             return rearrange(x, pattern, p1=p, p2=p)

@@ -324,6 +324,8 @@ class Trial:
             fail("not a tensor", f"{_first(what)} should be a tensor, not a {type(got).__name__}.")
         if got.device.type != "cpu":
             fail("wrong device", f"{_first(what)} came back on {got.device}; the input was on cpu.")
+        if got.layout != torch.strided:
+            fail("wrong type", f"{_first(what)} should be an ordinary tensor, not a sparse one.")
         if got.is_complex():
             fail("wrong type", f"{_first(what)} has complex numbers ({got.dtype}).")
         if whole and (got.is_floating_point() or got.dtype == torch.bool):
@@ -508,7 +510,7 @@ def exercise(
                 finding = Finding(
                     "not understood",
                     f"The check could not make sense of your answer ({takes}).",
-                    (f"{type(error).__name__}: {error}", _place(error.__traceback__)),
+                    (f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}",),
                 )
             EXERCISES[name].passed = finding is None
             return Report(name, finding, trial.seed, trial.rounds, trial.printed.getvalue())
