@@ -14,7 +14,17 @@ nobody, ends after ``seconds``, and raises nothing, whatever the answer does: it
 
 from __future__ import annotations
 
-from mixer_lite.checks.images import patchify
+from mixer_lite.checks.images import embedding_kernel, patch_embedding, patchify, unpatchify
 from mixer_lite.checks.reports import CheckFailed, Finding, Report, hint, progress
 
-__all__ = ["CheckFailed", "Finding", "Report", "hint", "patchify", "progress"]
+__all__ = [
+    "CheckFailed",
+    "Finding",
+    "Report",
+    "embedding_kernel",
+    "hint",
+    "patch_embedding",
+    "patchify",
+    "progress",
+    "unpatchify",
+]
