@@ -81,9 +81,16 @@ def call_or_name(
             t.same(t.call(answer, *equal), compute(*equal), "your result", "(...)", known)
         except Wrong as named:
             found = named.finding
-            if found.mistake in {d.mistake for d in table}:
-                lines = (*evidence, *stopped.finding.evidence)
-                tables = dict(expected=found.expected, yours=found.yours)
-                note = "as shown when all sizes are equal, where it does run:"
-                fail(found.mistake, found.says, *lines, note, *found.evidence, **tables)
-        raise
+            if found.mistake not in {d.mistake for d in table}:
+                raise stopped from None
+            lines = (*evidence, *stopped.finding.evidence)
+            note = "the reason shows when all sizes are equal, where it does run:"
+            tables = dict(expected=found.expected, yours=found.yours)
+            fail(found.mistake, found.says, *lines, note, *found.evidence, **tables)
+        fail(
+            "equal sizes only",
+            "Your code is right where all sizes are equal, and stops where they differ: is one "
+            "axis in another's place, or turned where nothing has to be turned?",
+            *evidence,
+            *stopped.finding.evidence,
+        )
