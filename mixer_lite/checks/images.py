@@ -392,7 +392,7 @@ def patch_embedding(t: Trial, answer: Any) -> None:
         t.same(
             call_or_name(t, answer, args, equal, _embed, EMBEDDING, sizes),
             compute(),
-            "the tokens",
+            "the table of tokens",
             "(b, S, C)",
             suspects(compute, EMBEDDING),
             sizes,
@@ -537,4 +537,6 @@ def embedding_kernel(t: Trial, answer: Any) -> None:
                 f"{float(by_hand[0, 0, 0]):.4g}, a convolution with your kernels "
                 f"{float(conv[0, 0, 0, 0]):.4g}"
             )
-        t.same(got, want, "the kernels", "(C, c, P, P)", suspects(compute, KERNEL), *evidence)
+        t.same(
+            got, want, "the stack of kernels", "(C, c, P, P)", suspects(compute, KERNEL), *evidence
+        )

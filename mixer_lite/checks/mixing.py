@@ -306,7 +306,7 @@ def _judge(
             mistake, says, pair = crossing
             known.append(Suspect(mistake, got.detach(), says))
             evidence.append(pair)
-    t.same(got, want, "the mixed table", "(b, S, C)", known, *evidence)
+    t.same(got, want, "the result", "(b, S, C)", known, *evidence)
 
 
 def _draw(t: Trial, n: int, b: int, s: int, c: int, d: int) -> tuple[Tensor, ...]:
