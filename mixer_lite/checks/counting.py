@@ -299,6 +299,16 @@ def _value(product: str, config: Mapping[str, int]) -> int:
     return math.prod(letters[letter] for letter in product.split("·"))
 
 
+def _letters(config: Mapping[str, int]) -> str:
+    side = _value("g", config)
+    return (
+        f"image_size {config['image_size']}, P = {_value('P', config)}, g = {side} patches along a "
+        f"side, S = g·g = {_value('S', config)} tokens, C = {_value('C', config)}, "
+        f"D_S = {_value('D_S', config)}, D_C = {_value('D_C', config)}, "
+        f"L = {_value('L', config)} blocks, K = {_value('K', config)} classes:"
+    )
+
+
 def _draw(t: Trial) -> dict[str, int]:
     side, patch, blocks, classes, half, tokens, channels = t.sizes(7, 2, 24)
     return dict(
@@ -402,7 +412,7 @@ def _judge(
         if got == want:
             continue
         evidence = [
-            f"{', '.join(f'{k}={v}' for k, v in config.items())}:",
+            _letters(config),
             f"expected {want:,}, yours {got:,}, which is {got - want:+,}",
         ]
         products = [*right, *stray]
@@ -417,6 +427,13 @@ def _judge(
                 *evidence,
             )
         evidence.append(f"Mixer-B/16: expected {count(**b16)['total']:,}, yours {ask(b16):,}")
+        if len({*numbers, got}) == 1:
+            fail(
+                "always the same number",
+                "Your function gives this number whatever the sizes: calculate it from the "
+                "arguments.",
+                *evidence,
+            )
         formula = _formula([*numbers, got], [*configs, config], products)
         if formula is None:
             fail("wrong number", f"{what[:1].upper()}{what[1:]} came out wrong.", *evidence)

@@ -363,9 +363,14 @@ def macs_with_widths_of_table_1(**sizes):
     return macs(**(sizes | {"tokens_mlp_dim": c // 2, "channels_mlp_dim": 4 * c}))
 
 
-@wrong("count_macs", "wrong number", "Mixer-B/16: expected 12,601,767,936, yours 12,601,767,936")
+@wrong("count_macs", "always the same number", "yours 12,601,767,936")
 def macs_known_by_heart(**sizes):
     return 12_601_767_936
+
+
+@wrong("count_macs", "wrong number", "Mixer-B/16")
+def macs_rounded(**sizes):
+    return round(macs(**sizes) / 1000) * 1000
 
 
 @wrong("count_macs", "not a whole number", "//")
