@@ -14,7 +14,25 @@ nobody, ends after ``seconds``, and raises nothing, whatever the answer does: it
 
 from __future__ import annotations
 
-from mixer_lite.checks.images import patchify
+from mixer_lite.checks.counting import count_macs, count_parameters
+from mixer_lite.checks.images import embedding_kernel, patch_embedding, patchify, unpatchify
+from mixer_lite.checks.mixing import channel_mixing, layer_norm, sublayer, token_mixing
 from mixer_lite.checks.reports import CheckFailed, Finding, Report, hint, progress
 
-__all__ = ["CheckFailed", "Finding", "Report", "hint", "patchify", "progress"]
+__all__ = [
+    "CheckFailed",
+    "Finding",
+    "Report",
+    "channel_mixing",
+    "count_macs",
+    "count_parameters",
+    "embedding_kernel",
+    "hint",
+    "layer_norm",
+    "patch_embedding",
+    "patchify",
+    "progress",
+    "sublayer",
+    "token_mixing",
+    "unpatchify",
+]
