@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -141,10 +140,9 @@ def _picture(expected: np.ndarray, yours: np.ndarray) -> str:
     alt = "Two tables of signed numbers, what was expected and what your answer gave."
     finite = [np.nan_to_num(np.asarray(t, float)) for t in (expected, yours)]
     figure = show_signed(finite, ["expected", "yours"], values=small, height=2.4, alt=alt)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=90)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+    kind, data = figure.encode()
+    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<img alt="{alt}" style="max-height:15em" src="{source}">'
 
 
 @dataclass
