@@ -212,6 +212,8 @@ def unpatchify(t: Trial, answer: Any) -> None:
     """
     for trial in range(t.rounds):
         b, c, gh, gw, p = t.sizes(5, 2, 6)
+        if trial == 0 and c == 3:  # the number of colours is for the answer to find out
+            c, b = b, c
         x = t.randn(b, gh * gw, c * p * p)
         if trial == 0:  # numbered values make the better picture of where they went
             x = torch.arange(x.numel()).reshape(x.shape).to(x)
@@ -521,8 +523,10 @@ def embedding_kernel(t: Trial, answer: Any) -> None:
 
     The kernels with which a convolution of stride P computes the patch embedding.
     """
-    for _ in range(t.rounds):
+    for trial in range(t.rounds):
         k, c, p, b, g = t.sizes(5, 2, 6)
+        if trial == 0 and c == 3:  # the number of colours is for the answer to find out
+            c, b = b, c
         weight = t.randn(k, c * p * p)
         compute = functools.partial(_kernel, weight, p)
         got, want = t.call(answer, weight, p), compute()

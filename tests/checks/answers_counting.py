@@ -246,7 +246,7 @@ def macs_counted_by_torch(**sizes):
     stem, blocks, _, head = build(**{**sizes, "num_blocks": 1})
     images = torch.empty(1, 3, sizes["image_size"], sizes["image_size"], device="meta")
     x, first = flops(stem, images)
-    x, one_block = flops(blocks, x.flatten(2).transpose(1, 2))
+    x, one_block = flops(blocks, x.flatten(2).mT)
     _, last = flops(head, x.mean(1))
     return (first + sizes["num_blocks"] * one_block + last) // 2
 
@@ -257,7 +257,7 @@ def macs_from_the_weights(**sizes):
     stem, blocks, _, head = build(**sizes)
     total = stem.weight.numel() * s + head.weight.numel()
     for block in blocks:
-        total += sum(w.numel() for w in block.tokens.parameters() if w.ndim > 1) * c
+        total += sum(w.numel() for w in block.tokens.parameters() if w.ndim == 3) * c
         total += sum(w.numel() for w in block.channels.parameters() if w.ndim > 1) * s
     return total
 

@@ -29,7 +29,7 @@ def patchify_with_einops(images, patch_size):
 
 @right("patchify")
 def patchify_with_unfold(images, patch_size):
-    return F.unfold(images, patch_size, stride=patch_size).transpose(1, 2)
+    return F.unfold(images, patch_size, stride=patch_size).mT
 
 
 @right("patchify")
@@ -127,7 +127,7 @@ def patchify_halved(images, patch_size):
 def unpatchify_with_loops(patches, patch_size, grid):
     p, (gh, gw) = patch_size, grid
     b, _, n = patches.shape
-    image = torch.zeros(b, n // p**2, gh * p, gw * p, dtype=patches.dtype)
+    image = patches.new_zeros(b, n // p**2, gh * p, gw * p)
     for s in range(gh * gw):
         y, x = s // gw * p, s % gw * p
         image[:, :, y : y + p, x : x + p] = patches[:, s].reshape(b, -1, p, p)
@@ -144,7 +144,7 @@ def unpatchify_with_einops(patches, patch_size, grid):
 @right("unpatchify")
 def unpatchify_with_fold(patches, patch_size, grid):
     size = (grid[0] * patch_size, grid[1] * patch_size)
-    return F.fold(patches.transpose(1, 2), size, patch_size, stride=patch_size)
+    return F.fold(patches.mT, size, patch_size, stride=patch_size)
 
 
 @right("unpatchify")
@@ -246,14 +246,14 @@ def unpatchify_with_two_mistakes(patches, patch_size, grid):
 @wrong("unpatchify", "raises", "unpatchify_three_colours(")
 def unpatchify_three_colours(patches, patch_size, grid):
     p, (gh, gw) = patch_size, grid
-    x = patches[:, :, : 3 * p * p - 1]  # off by one
-    return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=gh, w=gw, c=3, p=p, q=p)
+    sizes = dict(gh=gh, gw=gw, c=3, p1=p, p2=p)
+    return rearrange(patches, "b (gh gw) (c p1 p2) -> b c (gh p1) (gw p2)", **sizes)
 
 
 @right("patch_embedding")
 def embed_with_loops(images, weight, bias, patch_size):
     tokens = patchify_with_loops(images, patch_size)
-    out = torch.zeros(*tokens.shape[:2], len(weight), dtype=tokens.dtype)
+    out = tokens.new_zeros(*tokens.shape[:2], len(weight))
     for k in range(len(weight)):
         out[:, :, k] = (tokens * weight[k]).sum(-1) + bias[k]
     return out
@@ -271,7 +271,7 @@ def embed_with_a_convolution(images, weight, bias, patch_size):
     with torch.no_grad():
         conv.weight.copy_(weight.view_as(conv.weight))
         conv.bias.copy_(bias)
-    return conv(images).flatten(2).transpose(1, 2)
+    return conv(images).flatten(2).mT
 
 
 @right("patch_embedding")
@@ -403,7 +403,7 @@ def kernel_in_float64(weight, patch_size):
 def kernel_with_loops(weight, patch_size):
     p = patch_size
     c = weight.shape[1] // (p * p)
-    kernel = torch.zeros(len(weight), c, p, p, dtype=weight.dtype)
+    kernel = weight.new_zeros(len(weight), c, p, p)
     for n in range(weight.shape[1]):
         kernel[:, n // p**2, n // p % p, n % p] = weight[:, n]
     return kernel
@@ -412,7 +412,7 @@ def kernel_with_loops(weight, patch_size):
 @right("embedding_kernel")
 def kernel_in_a_convolution(weight, patch_size):
     c = weight.shape[1] // patch_size**2
-    conv = nn.Conv2d(c, len(weight), kernel_size=patch_size, stride=patch_size, bias=False)
+    conv = nn.Conv2d(c, len(weight), patch_size)
     conv.weight = nn.Parameter(weight.reshape(conv.weight.shape).clone())
     return conv.weight
 
@@ -481,7 +481,7 @@ def kernel_with_colours_glued(weight, patch_size):
 
 @wrong("embedding_kernel", "raises", "kernel_for_three_colours(")
 def kernel_for_three_colours(weight, patch_size):
-    return weight.reshape(len(weight) + 1, 3, patch_size, patch_size)
+    return weight.reshape(len(weight), 3, patch_size, patch_size)
 
 
 @wrong("embedding_kernel", "scale")

@@ -520,9 +520,8 @@ def sublayer_step_by_step(x, norm, mix):
 
 @right("sublayer")
 def sublayer_in_float64(x, norm, mix):
-    kind = x.dtype
-    change = mix(norm(x.to(kind)))
-    return torch.add(change.double(), x.double())
+    change = mix(norm(x))
+    return change.double() + x.double()
 
 
 @right("sublayer")
