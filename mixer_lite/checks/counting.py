@@ -451,7 +451,7 @@ def _judge(
             )
         (mistake, _, says), *more = found
         for other, _, also in more:
-            says += f" And another thing ({other}): {also[:1].lower()}{also[1:]}"
+            says += f" Besides ({other}): {also}"
         fail(mistake, says, *evidence)
 
 

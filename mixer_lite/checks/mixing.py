@@ -608,6 +608,12 @@ def _sublayer_mistakes(x: Tensor, norm: nn.Module, mix: nn.Module) -> list[Suspe
             "The inner part is right, but you normalise once more after the addition: the sum "
             "stays as it is.",
         ),
+        (
+            "norm not used",
+            x + mix(F.layer_norm(x, x.shape[-1:])),
+            "You normalise with a LayerNorm of your own, without scale and shift; use the norm "
+            "that is given.",
+        ),
         ("norm after mix", x + norm(m), late),
         ("norm after mix", norm(m), f"{late} And there is no skip connection."),
         ("norm after mix", x + norm(y), both),

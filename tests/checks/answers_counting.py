@@ -187,7 +187,7 @@ def params_with_both_over_channels(**sizes):
     return params(**sizes, s=sizes["hidden_dim"])
 
 
-@wrong("count_parameters", "head bias", "And another thing (final LayerNorm)")
+@wrong("count_parameters", "head bias", "Besides (final LayerNorm)")
 def params_with_two_mistakes(**sizes):
     return params(**sizes, head_bias=0, final=0)
 
@@ -224,16 +224,13 @@ def macs_in_one_line(
 
 @right("count_macs")
 def macs_product_by_product(**sizes):
-    def product(rows, inputs, outputs):
-        return rows * inputs * outputs
-
     p, c = sizes["patch_size"], sizes["hidden_dim"]
     s = sizes["image_size"] // p * (sizes["image_size"] // p)
-    total = product(s, 3 * p * p, c)
+    products = [(s, 3 * p * p, c), (1, c, sizes["num_classes"])]  # rows, inputs, outputs
     for _ in range(sizes["num_blocks"]):
-        total += product(c, s, sizes["tokens_mlp_dim"]) + product(c, sizes["tokens_mlp_dim"], s)
-        total += product(s, c, sizes["channels_mlp_dim"]) + product(s, sizes["channels_mlp_dim"], c)
-    return total + product(1, c, sizes["num_classes"])
+        products += [(c, s, sizes["tokens_mlp_dim"]), (c, sizes["tokens_mlp_dim"], s)]
+        products += [(s, c, sizes["channels_mlp_dim"]), (s, sizes["channels_mlp_dim"], c)]
+    return sum(math.prod(product) for product in products)
 
 
 @right("count_macs")
@@ -344,7 +341,7 @@ def macs_with_biases(**sizes):
     return macs(**sizes) + s * c + sizes["num_blocks"] * mlps + sizes["num_classes"]
 
 
-@wrong("count_macs", "LayerNorms counted", "OpenMMLab", "And another thing")
+@wrong("count_macs", "LayerNorms counted", "OpenMMLab", "Besides (")
 def macs_as_openmmlab_counts(**sizes):
     return (
         specs.count_openmmlab_flops(**sizes)["total"] + sizes["hidden_dim"] * sizes["num_classes"]

@@ -160,7 +160,7 @@ def unpatchify_in_float64_by_rows(patches, patch_size, grid):
     p, (gh, gw) = patch_size, grid
     x = patches.double().unflatten(2, (-1, p, p)).unflatten(1, (gh, gw))
     rows = [torch.cat(list(x[:, i].unbind(1)), dim=-1) for i in range(gh)]  # (b, c, p, gw p)
-    return torch.cat(rows, dim=-2)
+    return torch.cat(rows, 2)
 
 
 @wrong("unpatchify", "column-major tokens", "gw counts fastest")
@@ -237,7 +237,7 @@ def unpatchify_leaves_the_grid(patches, patch_size, grid):
     return patches.unflatten(2, (-1, p, p)).unflatten(1, grid)
 
 
-@wrong("unpatchify", "column-major tokens", "And another thing", "pixel by pixel")
+@wrong("unpatchify", "column-major tokens", "Besides (", "pixel by pixel")
 def unpatchify_with_two_mistakes(patches, patch_size, grid):
     p, (gh, gw) = patch_size, grid
     return rearrange(patches, "b (w h) (p q c) -> b c (h p) (w q)", h=gh, w=gw, p=p, q=p)

@@ -97,7 +97,7 @@ def tokens_normed(x, w1, b1, w2, b2):
     return tokens_with_einops(F.layer_norm(x, x.shape[-1:]), w1, b1, w2, b2)
 
 
-@wrong("token_mixing", "residual included", "And another thing (LayerNorm included)")
+@wrong("token_mixing", "residual included", "Besides (LayerNorm included)")
 def tokens_whole_sublayer(x, w1, b1, w2, b2):
     norm = nn.LayerNorm(x.shape[-1])
     return x + tokens_from_the_left(norm(x), w1, b1, w2, b2)
@@ -427,7 +427,7 @@ def norm_with_eps_outside(x, scale, shift, eps):
     return scale * (x - mean) / (std + eps) + shift
 
 
-@wrong("layer_norm", "unbiased variance", "And another thing (eps outside the root)")
+@wrong("layer_norm", "unbiased variance", "Besides (eps outside the root)")
 def norm_from_the_annotated_transformer(x, scale, shift, eps):
     mean = x.mean(-1, keepdim=True)
     std = x.std(-1, keepdim=True)
@@ -556,6 +556,11 @@ def sublayer_with_late_skip(x, norm, mix):
 @wrong("sublayer", "un-normed mixing", "norm is not used")
 def sublayer_without_norm(x, norm, mix):
     return x + mix(x)
+
+
+@wrong("sublayer", "norm not used", "the norm")
+def sublayer_with_its_own_norm(x, norm, mix):
+    return x + mix(nn.LayerNorm(x.shape[-1])(x))
 
 
 @wrong("sublayer", "post-norm", "after the addition")
