@@ -69,6 +69,25 @@ def params_of_a_model(**sizes):
 
 
 @right("count_parameters")
+def params_of_timm(**sizes):
+    from timm.models.mlp_mixer import MlpMixer
+
+    c = sizes["hidden_dim"]
+    # timm takes ratios, and rounds down.
+    ratios = tuple((sizes[name] + 0.5) / c for name in ("tokens_mlp_dim", "channels_mlp_dim"))
+    with torch.device("meta"):
+        model = MlpMixer(
+            img_size=sizes["image_size"],
+            patch_size=sizes["patch_size"],
+            num_classes=sizes["num_classes"],
+            num_blocks=sizes["num_blocks"],
+            embed_dim=c,
+            mlp_ratio=ratios,
+        )
+    return sum(p.numel() for p in model.parameters())
+
+
+@right("count_parameters")
 def params_with_numpy(**sizes):
     p, c = np.int64(sizes["patch_size"]), np.int64(sizes["hidden_dim"])
     s = np.square(sizes["image_size"] // p)

@@ -296,6 +296,17 @@ def embed_with_einsum_in_float64(images, weight, bias, patch_size):
     return einsum(x, weight.double(), "b s n, k n -> b s k") + bias.double()
 
 
+@right("patch_embedding")
+def embed_with_timm(images, weight, bias, patch_size):
+    from timm.layers import PatchEmbed
+
+    size = tuple(images.shape[2:])
+    embed = PatchEmbed(size, patch_size, in_chans=images.shape[1], embed_dim=len(weight))
+    folded = weight.reshape(embed.proj.weight.shape)
+    embed.proj.load_state_dict({"weight": folded, "bias": bias})
+    return embed(images)
+
+
 @wrong("patch_embedding", "bias missing", "not added")
 def embed_without_bias(images, weight, bias, patch_size):
     return patchify_with_unfold(images, patch_size) @ weight.T

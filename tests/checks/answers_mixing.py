@@ -63,6 +63,17 @@ def tokens_with_einmix(x, w1, b1, w2, b2):
     return second(F.gelu(first(x)))
 
 
+@right("token_mixing")
+def tokens_with_timm(x, w1, b1, w2, b2):
+    from timm.layers import Mlp
+
+    mlp = Mlp(w1.shape[1], w1.shape[0])
+    first, second = {"weight": w1, "bias": b1}, {"weight": w2, "bias": b2}
+    mlp.fc1.load_state_dict(first)
+    mlp.fc2.load_state_dict(second)
+    return mlp(x.mT).mT
+
+
 @wrong("token_mixing", "both MLPs over channels", "turn the table first", "RuntimeError")
 def tokens_along_channels(x, w1, b1, w2, b2):
     return F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
