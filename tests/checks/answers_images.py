@@ -94,13 +94,13 @@ def patchify_each_colour(images, patch_size):
     return x.reshape(len(images), -1, p * p)
 
 
-@wrong("patchify", "wrong shape", "(b, S, c·P·P)")
+@wrong("patchify", "grid kept", "glue gh and")
 def patchify_keeps_the_grid(images, patch_size):
     p = patch_size
     return rearrange(images, "b c (gh p1) (gw p2) -> b gh gw (c p1 p2)", p1=p, p2=p)
 
 
-@wrong("patchify", "wrong shape")
+@wrong("patchify", "overlapping patches", "P pixels")
 def patchify_with_overlap(images, patch_size):
     return F.unfold(images, patch_size, stride=max(1, patch_size // 2)).transpose(1, 2)
 
@@ -110,6 +110,11 @@ def patchify_for_squares_only(images, patch_size):
     p = patch_size
     g = images.shape[2] // p
     return rearrange(images, "b c (gh p1) (gw p2) -> b (gh gw) (c p1 p2)", gh=g, gw=g, p1=p, p2=p)
+
+
+@wrong("patchify", "wrong shape", "(b, S, c·P·P)")
+def patchify_without_the_last(images, patch_size):
+    return patchify_with_loops(images, patch_size)[:, :-1]
 
 
 @wrong("patchify", "not a tensor", "ndarray")
@@ -384,7 +389,7 @@ def embed_with_a_true_convolution(images, weight, bias, patch_size):
     return F.conv2d(images, kernel, bias, stride=patch_size).flatten(2).mT
 
 
-@wrong("patch_embedding", "wrong shape", "(b, S, C)")
+@wrong("patch_embedding", "overlapping patches", "stride=P")
 def embed_with_stride_one(images, weight, bias, patch_size):
     kernel = weight.reshape(-1, images.shape[1], patch_size, patch_size)
     return F.conv2d(images, kernel, bias).flatten(2).mT
