@@ -325,7 +325,7 @@ def _draw(t: Trial) -> dict[str, int]:
 def _number(got: Any, what: str) -> int:
     # The learner's count, or the end of the check.
     title = what[:1].upper() + what[1:]
-    if isinstance(got, torch.Tensor) and got.numel() == 1:
+    if isinstance(got, torch.Tensor) and got.numel() == 1 and not got.is_meta:
         got = got.item()
     if got is None:
         fail(
@@ -338,7 +338,7 @@ def _number(got: Any, what: str) -> int:
         )
     if isinstance(got, bool) or not isinstance(got, (int, float, np.integer, np.floating)):
         fail("not a number", f"{title} should be one whole number, not a {type(got).__name__}.")
-    if not math.isfinite(got):
+    if isinstance(got, (float, np.floating)) and not math.isfinite(got):
         fail("not finite", f"{title} came out as {got}.")
     if isinstance(got, (float, np.floating)):
         fail(
@@ -353,6 +353,8 @@ def _formula(
     numbers: Sequence[int], configs: Sequence[Mapping[str, int]], products: Sequence[str]
 ) -> Formula | None:
     # How often each product stands in a count, if the count is a sum of these products.
+    if max(map(abs, numbers)) > 2**53:  # past what floats tell apart
+        return None
     values = [[_value(product, config) for product in products] for config in configs]
     matrix = np.array(values, float)  # (configs, products)
     scale = matrix.max(0)
@@ -449,7 +451,7 @@ def _judge(
             )
         (mistake, _, says), *more = found
         for other, _, also in more:
-            says += f" And another thing ({other}): {also[:1].lower()}{also[1:]}"
+            says += f" Besides ({other}): {also}"
         fail(mistake, says, *evidence)
 
 

@@ -40,7 +40,7 @@ def suspects(compute: Callable[..., Any], table: Sequence[Deviation]) -> list[Su
         Suspect(
             a.mistake,
             functools.partial(compute, **a.change, **b.change),
-            f"{a.says} And another thing ({b.mistake}): {b.says[:1].lower()}{b.says[1:]}",
+            f"{a.says} Besides ({b.mistake}): {b.says}",
         )
         for a, b in itertools.combinations(table, 2)
         if not set(a.change) & set(b.change)

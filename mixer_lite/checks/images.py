@@ -87,6 +87,20 @@ def patchify(t: Trial, answer: Any) -> None:
                     "Rows and columns of your table are exchanged: a row should be a patch.",
                 ),
                 Suspect(
+                    "grid kept",
+                    lambda cut=cut: cut("b c (gh p1) (gw p2) -> b gh gw (c p1 p2)"),
+                    "Your patches still stand in rows and columns, (b, gh, gw, c·P·P); glue gh and "
+                    "gw to one axis of S patches.",
+                ),
+                *(
+                    Suspect(
+                        "overlapping patches",
+                        lambda x=x, p=p, step=step: F.unfold(x, p, stride=step).mT,
+                        "Your patches overlap: from one patch to the next it is P pixels.",
+                    )
+                    for step in (1, max(1, p // 2))
+                ),
+                Suspect(
                     "colours apart",
                     lambda cut=cut: cut("b c (gh p1) (gw p2) -> b (c gh gw) (p1 p2)"),
                     "You made a token of every colour of every patch; a token holds all colours of "
@@ -212,6 +226,8 @@ def unpatchify(t: Trial, answer: Any) -> None:
     """
     for trial in range(t.rounds):
         b, c, gh, gw, p = t.sizes(5, 2, 6)
+        if trial == 0 and c == 3:  # the number of colours is for the answer to find out
+            c, b = b, c
         x = t.randn(b, gh * gw, c * p * p)
         if trial == 0:  # numbered values make the better picture of where they went
             x = torch.arange(x.numel()).reshape(x.shape).to(x)
@@ -235,6 +251,7 @@ def _embed(
     values: str = "c p1 p2",
     image: str = "c (gh p1) (gw p2)",
     glue: str = "",
+    step: str = "",
     transposed: str = "",
     flipped: bool = False,
     add: float = 1.0,
@@ -243,6 +260,8 @@ def _embed(
 ) -> Tensor:
     if glue:  # no number moved: the image's list of numbers cut into rows
         x = images.reshape(len(images), -1, images.shape[1] * p * p)
+    elif step:
+        x = F.unfold(images, p, stride=1 if step == "pixel" else max(1, p // 2)).mT
     else:
         x = rearrange(images, f"b {image} -> b ({tokens}) ({values})", p1=p, p2=p)
     if transposed:  # (C, cPP) -> (cPP, C), once by cutting anew, once by not turning at all
@@ -347,6 +366,15 @@ EMBEDDING = (
         dict(flipped=True),
         "Your kernels are turned upside down, as in the convolution of mathematics; the embedding "
         "(and PyTorch's conv2d) multiplies pixel and weight in place.",
+    ),
+    *(
+        Deviation(
+            "overlapping patches",
+            dict(step=step),
+            "Your patches overlap: from one patch to the next it is P pixels, in a convolution "
+            "stride=P.",
+        )
+        for step in ("pixel", "half")
     ),
     Deviation(
         "pooled",
@@ -521,17 +549,19 @@ def embedding_kernel(t: Trial, answer: Any) -> None:
 
     The kernels with which a convolution of stride P computes the patch embedding.
     """
-    for _ in range(t.rounds):
+    for trial in range(t.rounds):
         k, c, p, b, g = t.sizes(5, 2, 6)
+        if trial == 0 and c == 3:  # the number of colours is for the answer to find out
+            c, b = b, c
         weight = t.randn(k, c * p * p)
         compute = functools.partial(_kernel, weight, p)
-        got, want = t.call(answer, weight, p), compute()
+        got, want = t.tensor(t.call(answer, weight, p), "the stack of kernels"), compute()
         evidence = [f"weight {tuple(weight.shape)}, patch_size {p}: {k} channels, {c} colours"]
-        if isinstance(got, Tensor) and got.shape == want.shape:
+        if got.shape == want.shape:
             # What it is for: the convolution's numbers beside the embedding's.
             x = t.randn(b, c, g * p, p)
             by_hand = _embed(x, weight, weight.new_zeros(k), p)
-            conv = F.conv2d(x.double(), got.detach().double(), stride=p)
+            conv = F.conv2d(x.double(), got.double(), stride=p)
             evidence.append(
                 f"token 0, channel 0 of an image: the embedding gives "
                 f"{float(by_hand[0, 0, 0]):.4g}, a convolution with your kernels "

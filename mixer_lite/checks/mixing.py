@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from mixer_lite.checks.deviations import Deviation, call_or_name, suspects
-from mixer_lite.checks.trial import Suspect, Trial, exercise, fail, nearly_equal
+from mixer_lite.checks.trial import Suspect, Trial, Wrong, exercise, fail, nearly_equal
 
 LESSON = "2 Two ways to mix"
 
@@ -243,10 +245,17 @@ CHANNEL_MIXING = (
 )
 
 
+class _Crossing(NamedTuple):
+    # Who moves whom that should not, or does not move whom it should.
+    mistake: str
+    says: str
+    pair: str  # one such pair, in words
+    pictures: dict[str, np.ndarray]  # of one image: rows are outputs, columns inputs, by token
+
+
 def _crossing(
     t: Trial, function: Callable[[Tensor], Any], x: Tensor, apart: str
-) -> tuple[str, str, str] | None:
-    # Who moves whom that should not, or not whom it should: mistake, sentence, one such pair.
+) -> _Crossing | None:
     # `apart` names the axis that must not be crossed, "channels" or "tokens".
     moved = t.moved(function, x, "the result")  # (b, S, C, b, S, C)
     image, token, channel = (torch.eye(n, dtype=torch.bool) for n in x.shape)
@@ -256,22 +265,27 @@ def _crossing(
     }[apart]
     may = (image[:, None, None, :, None, None] & same).expand_as(moved)
     crossing, silent = moved & ~may, may & ~moved
+    pictures = {
+        name: rearrange(support[0, :, :, 0], "s c s2 c2 -> (s c) (s2 c2)").double().numpy()
+        for name, support in (("expected", may), ("yours", moved))
+    }
     if bool(crossing.any()):
         b, s, c, b2, s2, c2 = crossing.nonzero()[0].tolist()
         if b != b2:
-            line = f"changing token {s2} of image {b2} changed token {s} of image {b}"
-            return (
-                "mixes images",
-                "No image of a batch may hear of another; in yours they do.",
-                line,
-            )
-        line = f"changing channel {c2} of token {s2} changed channel {c} of token {s}"
-        return f"mixes {apart}", f"No {apart[:-1]} may hear of another; in yours they do.", line
+            pair = f"changing token {s2} of image {b2} changed token {s} of image {b}; it must not"
+            says = "No image of a batch may hear of another; in yours they do."
+            return _Crossing("mixes images", says, pair, {})
+        pair = f"changing channel {c2} of token {s2} changed channel {c} of token {s}; it must not"
+        says = f"No {apart[:-1]} may hear of another; in yours they do."
+        return _Crossing(f"mixes {apart}", says, pair, pictures)
     if 2 * int(silent.sum()) >= int(may.sum()):
         _, s, c, _, s2, c2 = silent.nonzero()[0].tolist()
         mixed = {"channels": "tokens", "tokens": "channels"}[apart]
-        line = f"changing channel {c2} of token {s2} did not change channel {c} of token {s}"
-        return f"does not mix {mixed}", f"Your {mixed} do not all hear of each other.", line
+        pair = (
+            f"changing channel {c2} of token {s2} did not change channel {c} of token {s}; it must"
+        )
+        says = f"Your {mixed} do not all hear of each other."
+        return _Crossing(f"does not mix {mixed}", says, pair, pictures)
     return None
 
 
@@ -287,11 +301,11 @@ def _judge(
 ) -> None:
     # Pass, or end the check: known mistakes by value, unknown ones by who moves whom.
     x, *rest = args
-    got = call_or_name(t, answer, args, equal, compute, table, sizes)
+    got = t.tensor(call_or_name(t, answer, args, equal, compute, table, sizes), "the result")
     want = compute(*args)
     known = suspects(functools.partial(compute, *args), table)
-    evidence = [sizes]
-    if isinstance(got, Tensor) and got.shape == want.shape and not nearly_equal(got, want):
+    crossing = None
+    if got.shape == want.shape and not nearly_equal(got, want):
         again = t.call(answer, *args)
         if not nearly_equal(t.tensor(again, "the result").nan_to_num(), got.nan_to_num()):
             fail(
@@ -300,13 +314,20 @@ def _judge(
                 "something random, or a module with weights of its own?",
                 sizes,
             )
-        finite = bool(torch.isfinite(got).all())
-        crossing = finite and _crossing(t, lambda v: answer(v, *rest), x[:2].clone(), apart)
-        if crossing:
-            mistake, says, pair = crossing
-            known.append(Suspect(mistake, got.detach(), says))
-            evidence.append(pair)
-    t.same(got, want, "the result", "(b, S, C)", known, *evidence)
+        # NaN and numbers out of all proportion would hide what moves.
+        if bool((got.abs() < 1e3 * want.abs().max()).all()):
+            crossing = _crossing(t, lambda v: answer(v, *rest), x[:2].clone(), apart)
+    if crossing:
+        known.append(Suspect(crossing.mistake, got, crossing.says))
+    try:
+        t.same(got, want, "the result", "(b, S, C)", known, sizes)
+    except Wrong as wrong:
+        if not crossing:
+            raise
+        lines = (*wrong.finding.evidence, crossing.pair)
+        if crossing.pictures:
+            lines += ("drawn: which outputs (rows) hear of which inputs (columns), by token",)
+        fail(wrong.finding.mistake, wrong.finding.says, *lines, **crossing.pictures)
 
 
 def _draw(t: Trial, n: int, b: int, s: int, c: int, d: int) -> tuple[Tensor, ...]:
@@ -586,6 +607,12 @@ def _sublayer_mistakes(x: Tensor, norm: nn.Module, mix: nn.Module) -> list[Suspe
             norm(x + y),
             "The inner part is right, but you normalise once more after the addition: the sum "
             "stays as it is.",
+        ),
+        (
+            "norm not used",
+            x + mix(F.layer_norm(x, x.shape[-1:])),
+            "You normalise with a LayerNorm of your own, without scale and shift; use the norm "
+            "that is given.",
         ),
         ("norm after mix", x + norm(m), late),
         ("norm after mix", norm(m), f"{late} And there is no skip connection."),

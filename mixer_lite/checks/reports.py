@@ -111,7 +111,7 @@ class Report:
             parts.append(f"<div>{html.escape(self.finding.says)}</div>")
             if self.finding.evidence:
                 lines = html.escape("\n".join(self.finding.evidence))
-                parts.append(f'<pre style="margin:0.4em 0">{lines}</pre>')
+                parts.append(f'<pre style="margin:0.4em 0;white-space:pre-wrap">{lines}</pre>')
             if self.finding.expected is not None and self.finding.yours is not None:
                 parts.append(_picture(self.finding.expected, self.finding.yours))
             if self.printed:

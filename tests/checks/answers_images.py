@@ -29,7 +29,7 @@ def patchify_with_einops(images, patch_size):
 
 @right("patchify")
 def patchify_with_unfold(images, patch_size):
-    return F.unfold(images, patch_size, stride=patch_size).transpose(1, 2)
+    return F.unfold(images, patch_size, stride=patch_size).mT
 
 
 @right("patchify")
@@ -94,13 +94,13 @@ def patchify_each_colour(images, patch_size):
     return x.reshape(len(images), -1, p * p)
 
 
-@wrong("patchify", "wrong shape", "(b, S, c·P·P)")
+@wrong("patchify", "grid kept", "glue gh and")
 def patchify_keeps_the_grid(images, patch_size):
     p = patch_size
     return rearrange(images, "b c (gh p1) (gw p2) -> b gh gw (c p1 p2)", p1=p, p2=p)
 
 
-@wrong("patchify", "wrong shape")
+@wrong("patchify", "overlapping patches", "P pixels")
 def patchify_with_overlap(images, patch_size):
     return F.unfold(images, patch_size, stride=max(1, patch_size // 2)).transpose(1, 2)
 
@@ -110,6 +110,11 @@ def patchify_for_squares_only(images, patch_size):
     p = patch_size
     g = images.shape[2] // p
     return rearrange(images, "b c (gh p1) (gw p2) -> b (gh gw) (c p1 p2)", gh=g, gw=g, p1=p, p2=p)
+
+
+@wrong("patchify", "wrong shape", "(b, S, c·P·P)")
+def patchify_without_the_last(images, patch_size):
+    return patchify_with_loops(images, patch_size)[:, :-1]
 
 
 @wrong("patchify", "not a tensor", "ndarray")
@@ -127,7 +132,7 @@ def patchify_halved(images, patch_size):
 def unpatchify_with_loops(patches, patch_size, grid):
     p, (gh, gw) = patch_size, grid
     b, _, n = patches.shape
-    image = torch.zeros(b, n // p**2, gh * p, gw * p, dtype=patches.dtype)
+    image = patches.new_zeros(b, n // p**2, gh * p, gw * p)
     for s in range(gh * gw):
         y, x = s // gw * p, s % gw * p
         image[:, :, y : y + p, x : x + p] = patches[:, s].reshape(b, -1, p, p)
@@ -144,7 +149,7 @@ def unpatchify_with_einops(patches, patch_size, grid):
 @right("unpatchify")
 def unpatchify_with_fold(patches, patch_size, grid):
     size = (grid[0] * patch_size, grid[1] * patch_size)
-    return F.fold(patches.transpose(1, 2), size, patch_size, stride=patch_size)
+    return F.fold(patches.mT, size, patch_size, stride=patch_size)
 
 
 @right("unpatchify")
@@ -160,7 +165,7 @@ def unpatchify_in_float64_by_rows(patches, patch_size, grid):
     p, (gh, gw) = patch_size, grid
     x = patches.double().unflatten(2, (-1, p, p)).unflatten(1, (gh, gw))
     rows = [torch.cat(list(x[:, i].unbind(1)), dim=-1) for i in range(gh)]  # (b, c, p, gw p)
-    return torch.cat(rows, dim=-2)
+    return torch.cat(rows, 2)
 
 
 @wrong("unpatchify", "column-major tokens", "gw counts fastest")
@@ -237,7 +242,7 @@ def unpatchify_leaves_the_grid(patches, patch_size, grid):
     return patches.unflatten(2, (-1, p, p)).unflatten(1, grid)
 
 
-@wrong("unpatchify", "column-major tokens", "And another thing", "pixel by pixel")
+@wrong("unpatchify", "column-major tokens", "Besides (", "pixel by pixel")
 def unpatchify_with_two_mistakes(patches, patch_size, grid):
     p, (gh, gw) = patch_size, grid
     return rearrange(patches, "b (w h) (p q c) -> b c (h p) (w q)", h=gh, w=gw, p=p, q=p)
@@ -246,14 +251,14 @@ def unpatchify_with_two_mistakes(patches, patch_size, grid):
 @wrong("unpatchify", "raises", "unpatchify_three_colours(")
 def unpatchify_three_colours(patches, patch_size, grid):
     p, (gh, gw) = patch_size, grid
-    x = patches[:, :, : 3 * p * p - 1]  # off by one
-    return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=gh, w=gw, c=3, p=p, q=p)
+    sizes = dict(gh=gh, gw=gw, c=3, p1=p, p2=p)
+    return rearrange(patches, "b (gh gw) (c p1 p2) -> b c (gh p1) (gw p2)", **sizes)
 
 
 @right("patch_embedding")
 def embed_with_loops(images, weight, bias, patch_size):
     tokens = patchify_with_loops(images, patch_size)
-    out = torch.zeros(*tokens.shape[:2], len(weight), dtype=tokens.dtype)
+    out = tokens.new_zeros(*tokens.shape[:2], len(weight))
     for k in range(len(weight)):
         out[:, :, k] = (tokens * weight[k]).sum(-1) + bias[k]
     return out
@@ -271,7 +276,7 @@ def embed_with_a_convolution(images, weight, bias, patch_size):
     with torch.no_grad():
         conv.weight.copy_(weight.view_as(conv.weight))
         conv.bias.copy_(bias)
-    return conv(images).flatten(2).transpose(1, 2)
+    return conv(images).flatten(2).mT
 
 
 @right("patch_embedding")
@@ -294,6 +299,17 @@ def embed_with_einmix(images, weight, bias, patch_size):
 def embed_with_einsum_in_float64(images, weight, bias, patch_size):
     x = patchify_with_unfold(images, patch_size).double()
     return einsum(x, weight.double(), "b s n, k n -> b s k") + bias.double()
+
+
+@right("patch_embedding")
+def embed_with_timm(images, weight, bias, patch_size):
+    from timm.layers import PatchEmbed
+
+    size = tuple(images.shape[2:])
+    embed = PatchEmbed(size, patch_size, in_chans=images.shape[1], embed_dim=len(weight))
+    folded = weight.reshape(embed.proj.weight.shape)
+    embed.proj.load_state_dict({"weight": folded, "bias": bias})
+    return embed(images)
 
 
 @wrong("patch_embedding", "bias missing", "not added")
@@ -373,7 +389,7 @@ def embed_with_a_true_convolution(images, weight, bias, patch_size):
     return F.conv2d(images, kernel, bias, stride=patch_size).flatten(2).mT
 
 
-@wrong("patch_embedding", "wrong shape", "(b, S, C)")
+@wrong("patch_embedding", "overlapping patches", "stride=P")
 def embed_with_stride_one(images, weight, bias, patch_size):
     kernel = weight.reshape(-1, images.shape[1], patch_size, patch_size)
     return F.conv2d(images, kernel, bias).flatten(2).mT
@@ -403,7 +419,7 @@ def kernel_in_float64(weight, patch_size):
 def kernel_with_loops(weight, patch_size):
     p = patch_size
     c = weight.shape[1] // (p * p)
-    kernel = torch.zeros(len(weight), c, p, p, dtype=weight.dtype)
+    kernel = weight.new_zeros(len(weight), c, p, p)
     for n in range(weight.shape[1]):
         kernel[:, n // p**2, n // p % p, n % p] = weight[:, n]
     return kernel
@@ -412,7 +428,7 @@ def kernel_with_loops(weight, patch_size):
 @right("embedding_kernel")
 def kernel_in_a_convolution(weight, patch_size):
     c = weight.shape[1] // patch_size**2
-    conv = nn.Conv2d(c, len(weight), kernel_size=patch_size, stride=patch_size, bias=False)
+    conv = nn.Conv2d(c, len(weight), patch_size)
     conv.weight = nn.Parameter(weight.reshape(conv.weight.shape).clone())
     return conv.weight
 
@@ -481,7 +497,7 @@ def kernel_with_colours_glued(weight, patch_size):
 
 @wrong("embedding_kernel", "raises", "kernel_for_three_colours(")
 def kernel_for_three_colours(weight, patch_size):
-    return weight.reshape(len(weight) + 1, 3, patch_size, patch_size)
+    return weight.reshape(len(weight), 3, patch_size, patch_size)
 
 
 @wrong("embedding_kernel", "scale")

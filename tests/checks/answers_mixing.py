@@ -63,6 +63,17 @@ def tokens_with_einmix(x, w1, b1, w2, b2):
     return second(F.gelu(first(x)))
 
 
+@right("token_mixing")
+def tokens_with_timm(x, w1, b1, w2, b2):
+    from timm.layers import Mlp
+
+    mlp = Mlp(w1.shape[1], w1.shape[0])
+    first, second = {"weight": w1, "bias": b1}, {"weight": w2, "bias": b2}
+    mlp.fc1.load_state_dict(first)
+    mlp.fc2.load_state_dict(second)
+    return mlp(x.mT).mT
+
+
 @wrong("token_mixing", "both MLPs over channels", "turn the table first", "RuntimeError")
 def tokens_along_channels(x, w1, b1, w2, b2):
     return F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
@@ -97,7 +108,7 @@ def tokens_normed(x, w1, b1, w2, b2):
     return tokens_with_einops(F.layer_norm(x, x.shape[-1:]), w1, b1, w2, b2)
 
 
-@wrong("token_mixing", "residual included", "And another thing (LayerNorm included)")
+@wrong("token_mixing", "residual included", "Besides (LayerNorm included)")
 def tokens_whole_sublayer(x, w1, b1, w2, b2):
     norm = nn.LayerNorm(x.shape[-1])
     return x + tokens_from_the_left(norm(x), w1, b1, w2, b2)
@@ -427,7 +438,7 @@ def norm_with_eps_outside(x, scale, shift, eps):
     return scale * (x - mean) / (std + eps) + shift
 
 
-@wrong("layer_norm", "unbiased variance", "And another thing (eps outside the root)")
+@wrong("layer_norm", "unbiased variance", "Besides (eps outside the root)")
 def norm_from_the_annotated_transformer(x, scale, shift, eps):
     mean = x.mean(-1, keepdim=True)
     std = x.std(-1, keepdim=True)
@@ -520,9 +531,8 @@ def sublayer_step_by_step(x, norm, mix):
 
 @right("sublayer")
 def sublayer_in_float64(x, norm, mix):
-    kind = x.dtype
-    change = mix(norm(x.to(kind)))
-    return torch.add(change.double(), x.double())
+    change = mix(norm(x))
+    return change.double() + x.double()
 
 
 @right("sublayer")
@@ -557,6 +567,11 @@ def sublayer_with_late_skip(x, norm, mix):
 @wrong("sublayer", "un-normed mixing", "norm is not used")
 def sublayer_without_norm(x, norm, mix):
     return x + mix(x)
+
+
+@wrong("sublayer", "norm not used", "the norm")
+def sublayer_with_its_own_norm(x, norm, mix):
+    return x + mix(nn.LayerNorm(x.shape[-1])(x))
 
 
 @wrong("sublayer", "post-norm", "after the addition")
