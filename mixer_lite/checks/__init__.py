@@ -15,6 +15,17 @@ nobody, ends after ``seconds``, and raises nothing, whatever the answer does: it
 from __future__ import annotations
 
 from mixer_lite.checks.images import patchify
+from mixer_lite.checks.modules import mixer, mixer_block, mlp_block
 from mixer_lite.checks.reports import CheckFailed, Finding, Report, hint, progress
 
-__all__ = ["CheckFailed", "Finding", "Report", "hint", "patchify", "progress"]
+__all__ = [
+    "CheckFailed",
+    "Finding",
+    "Report",
+    "hint",
+    "mixer",
+    "mixer_block",
+    "mlp_block",
+    "patchify",
+    "progress",
+]
