@@ -111,6 +111,7 @@ def _undisturbed(seed: int) -> Iterator[None]:
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            torch.set_num_threads(1)  # on tiny tensors threads only wait for each other
             torch.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002

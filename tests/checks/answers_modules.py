@@ -785,3 +785,372 @@ class BlockNotTurnedBack(_Block):
 class BlockForgetsToTurn(_Block):
     def tokens(self, x):
         return self.token_mlp(x)
+
+
+# The whole Mixer, right
+
+
+@right("mixer")
+class MixerAsTimm(nn.Module):
+    def __init__(
+        self, image_size, patch_size, num_classes, num_blocks, hidden_dim, tokens_mlp_dim,
+        channels_mlp_dim,
+    ):  # fmt: skip
+        super().__init__()
+        h, w = image_size
+        s = (h // patch_size) * (w // patch_size)
+        self.stem = nn.Conv2d(3, hidden_dim, patch_size, stride=patch_size)
+        self.blocks = nn.ModuleList(
+            BlockWithEinops(
+                num_tokens=s,
+                hidden_dim=hidden_dim,
+                tokens_mlp_dim=tokens_mlp_dim,
+                channels_mlp_dim=channels_mlp_dim,
+            )
+            for _ in range(num_blocks)
+        )
+        self.norm = nn.LayerNorm(hidden_dim, eps=1e-6)
+        self.head = nn.Linear(hidden_dim, num_classes)
+        nn.init.zeros_(self.head.weight)
+
+    def tokens(self, images):
+        return self.stem(images).flatten(2).transpose(1, 2)
+
+    def pool(self, x):
+        return self.norm(x).mean(dim=1)
+
+    def forward(self, images):
+        x = self.tokens(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.pool(x))
+
+
+@right("mixer")
+def mixer_in_a_row(
+    *, image_size, patch_size, num_classes, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim
+):
+    p, c = patch_size, hidden_dim
+    s = image_size[0] * image_size[1] // p**2
+    return nn.Sequential(
+        Rearrange("b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1=p, p2=p),
+        nn.Linear(3 * p * p, c),
+        *[block_in_a_row(s, c, tokens_mlp_dim, channels_mlp_dim) for _ in range(num_blocks)],
+        nn.LayerNorm(c, eps=1e-6),
+        Reduce("b s c -> b c", "mean"),
+        nn.Linear(c, num_classes),
+    )
+
+
+@right("mixer")
+class MixerOfEinMix(nn.Module):
+    def __init__(self, *, image_size, patch_size, num_classes, num_blocks, hidden_dim, **widths):
+        super().__init__()
+        s = image_size[0] // patch_size * (image_size[1] // patch_size)
+        self.head = nn.Linear(hidden_dim, num_classes)
+        self.last_norm = nn.LayerNorm(hidden_dim, eps=1e-6)
+        self.layers = nn.Sequential(
+            *(BlockOfEinMix(s, hidden_dim, *widths.values()) for _ in range(num_blocks))
+        )
+        self.embed = EinMix(
+            "b c (h p) (w q) -> b (h w) d",
+            weight_shape="c p q d",
+            bias_shape="d",
+            c=3,
+            p=patch_size,
+            q=patch_size,
+            d=hidden_dim,
+        )
+
+    def forward(self, images):
+        x = self.last_norm(self.layers(self.embed(images)))
+        return reduce(self.head(x), "b s k -> b k", "mean")
+
+
+@right("mixer")
+class MixerOfBareParameters(nn.Module):
+    def __init__(self, image_size, patch_size, num_classes, num_blocks, hidden_dim, **widths):
+        super().__init__()
+        self.p = patch_size
+        n = 3 * patch_size**2
+        s = image_size[0] * image_size[1] // patch_size**2
+        self.embed = nn.Parameter(torch.randn(n, hidden_dim) / n**0.5)
+        self.embed_bias = nn.Parameter(torch.zeros(hidden_dim))
+        self.blocks = nn.ModuleList()
+        for _ in range(num_blocks):
+            self.blocks.append(BlockOfBareParameters(s, hidden_dim, **widths))
+        self.scale = nn.Parameter(torch.ones(hidden_dim))
+        self.shift = nn.Parameter(torch.zeros(hidden_dim))
+        self.classes = nn.Parameter(torch.zeros(hidden_dim, num_classes))
+        self.classes_bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, images):
+        rows = []
+        for y in range(0, images.shape[2], self.p):
+            for x in range(0, images.shape[3], self.p):
+                patch = images[:, :, y : y + self.p, x : x + self.p]
+                rows.append(patch.flatten(1) @ self.embed + self.embed_bias)
+        x = torch.stack(rows, 1)
+        for block in self.blocks:
+            x = block(x)
+        x = F.layer_norm(x, self.scale.shape, self.scale, self.shift, 1e-6)
+        return x.sum(1) / x.shape[1] @ self.classes + self.classes_bias
+
+
+@right("mixer")
+class MixerInHalves(nn.Module):
+    def __init__(self, image_size, patch_size, num_classes, num_blocks, hidden_dim, **widths):
+        super().__init__()
+        s = image_size[0] * image_size[1] // patch_size**2
+        c, t, d = hidden_dim, widths["tokens_mlp_dim"], widths["channels_mlp_dim"]
+        self.p = patch_size
+        self.norms1 = nn.ModuleList(nn.LayerNorm(c, eps=1e-6) for _ in range(num_blocks))
+        self.norms2 = nn.ModuleList(nn.LayerNorm(c, eps=1e-6) for _ in range(num_blocks))
+        self.mlps1 = nn.ModuleList(MlpOfTwoLinears(s, t) for _ in range(num_blocks))
+        self.mlps2 = nn.ModuleList(MlpOfTwoLinears(c, d) for _ in range(num_blocks))
+        self.norm, self.head = nn.LayerNorm(c, eps=1e-6), nn.Linear(c, num_classes)
+        self.stem = nn.Linear(3 * patch_size**2, c)
+
+    def forward(self, x):
+        x = F.unfold(x.float(), self.p, stride=self.p).mT
+        x = self.stem(x)
+        for n1, n2, m1, m2 in zip(self.norms1, self.norms2, self.mlps1, self.mlps2, strict=True):
+            x = x + m1(n1(x).mT).mT
+            x = x + m2(n2(x))
+        return self.head(F.adaptive_avg_pool1d(self.norm(x).mT, 1)[..., 0])
+
+
+# The whole Mixer, wrong
+
+
+def _with_blocks(block):
+    # A student's Mixer that is right but for its blocks.
+    def make(num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim, **rest):
+        model = MixerAsTimm(
+            num_blocks=num_blocks,
+            hidden_dim=hidden_dim,
+            tokens_mlp_dim=tokens_mlp_dim,
+            channels_mlp_dim=channels_mlp_dim,
+            **rest,
+        )
+        s = rest["image_size"][0] * rest["image_size"][1] // rest["patch_size"] ** 2
+        sizes = dict(
+            num_tokens=s,
+            hidden_dim=hidden_dim,
+            tokens_mlp_dim=tokens_mlp_dim,
+            channels_mlp_dim=channels_mlp_dim,
+        )
+        model.blocks = nn.ModuleList(block(**sizes) for _ in range(num_blocks))
+        return model
+
+    make.__name__ = f"mixer_of_{block.__name__}"
+    return make
+
+
+for _block, _mistake, *_words in [
+    (BlockWithSwappedWidths, "swapped widths", "22.98 M"),
+    (BlockWithoutTurning, "both MLPs over channels", "no token ever"),
+    (BlockSharesItsNorm, "shared LayerNorm", "used twice"),
+    (BlockUsesNorm1Twice, "shared LayerNorm", "never used: blocks.0.norm2.weight"),
+    (BlockForgetsNorm2, "un-normed channel MLP", "second LayerNorm"),
+    (BlockNormsTokens, "LayerNorm over tokens", "C scales"),
+    (BlockPostNorm, "post-norm", "inside the branch"),
+    (BlockWithoutFirstSkip, "missing first residual", "around token mixing"),
+    (BlockWithoutSecondSkip, "missing second residual", "around channel mixing"),
+    (BlockReshapes, "reshape for transpose", "jumbled"),
+    (BlockWithAnMlpForEachChannel, "untied token MLP", "C times as many"),
+    (BlockAsInJax, "tanh GELU", "Each of your MLPs"),
+    (BlockWithOneRelu, "ReLU", "Your channel MLP"),
+    (BlockWithStubbornDropout, "random in eval mode", "F.dropout"),
+    (BlockWithTorchsEps, "eps", "1e-05", "eps=1e-6"),
+    (BlockWithTokensReversed, "wrong token mixing", "token-mixing half"),
+]:
+    wrong("mixer", _mistake, *_words)(_with_blocks(_block))
+
+
+@wrong("mixer", "blocks sharing weights", "[block] * n")
+class MixerOfOneBlock(MixerAsTimm):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.blocks = nn.Sequential(*[self.blocks[0]] * sizes["num_blocks"])
+
+
+@wrong("mixer", "parameters not registered", "nn.ModuleList")
+class MixerWithBlocksInAList(MixerAsTimm):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        blocks = list(self.blocks)
+        del self.blocks
+        self.blocks = blocks
+
+
+@wrong("mixer", "blocks not chained", "x = block(x)")
+class MixerForgetsTheChain(MixerAsTimm):
+    def forward(self, images):
+        x = self.tokens(images)
+        for block in self.blocks:
+            y = block(x)
+        return self.head(self.pool(y))
+
+
+@wrong("mixer", "one block", "whatever num_blocks says")
+class MixerOfADepthOfOne(MixerAsTimm):
+    def __init__(self, *, num_blocks, **sizes):
+        super().__init__(num_blocks=1, **sizes)
+
+    def forward(self, images):
+        return self.head(self.pool(self.blocks[0](self.tokens(images))))
+
+
+@wrong("mixer", "too many blocks", "more than num_blocks")
+class MixerWithOneBlockMore(MixerAsTimm):
+    def __init__(self, *, num_blocks, **sizes):
+        super().__init__(num_blocks=num_blocks + 1, **sizes)
+
+
+@wrong("mixer", "column-major tokens", "along its rows")
+class MixerColumnMajor(MixerAsTimm):
+    def tokens(self, images):
+        return rearrange(self.stem(images), "b c h w -> b (w h) c")
+
+
+@wrong("mixer", "reshape for transpose", "(b, C, S)")
+class MixerReshapesTheStem(MixerAsTimm):
+    def tokens(self, images):
+        x = self.stem(images)
+        return x.reshape(x.shape[0], -1, x.shape[1])
+
+
+@wrong("mixer", "woven patches", "(gh p1)")
+class MixerWoven(MixerInHalves):
+    def forward(self, x):
+        p = self.p
+        x = rearrange(x, "b c (p1 h) (p2 w) -> b c (h p1) (w p2)", p1=p, p2=p)
+        return super().forward(x)
+
+
+@wrong("mixer", "reshape for rearrange", "without moving any")
+def mixer_that_reshapes_images(**sizes):
+    model = mixer_in_a_row(**sizes)
+    s = sizes["image_size"][0] * sizes["image_size"][1] // sizes["patch_size"] ** 2
+    model[0] = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (s, 3 * sizes["patch_size"] ** 2)))
+    return model
+
+
+@wrong("mixer", "no final norm", "after the last block")
+class MixerWithoutLastNorm(MixerAsTimm):
+    def pool(self, x):
+        return x.mean(1)
+
+
+@wrong("mixer", "norm after pooling", "before the mean")
+class MixerNormsTheMean(MixerAsTimm):
+    def pool(self, x):
+        return self.norm(x.mean(1))
+
+
+@wrong("mixer", "first-token pooling", "class token")
+class MixerAsBert(MixerAsTimm):
+    def pool(self, x):
+        return self.norm(x)[:, 0]
+
+
+@wrong("mixer", "max pooling", "should be the mean")
+class MixerMaxPools(MixerAsTimm):
+    def pool(self, x):
+        return self.norm(x).max(dim=1).values
+
+
+@wrong("mixer", "sum pooling", "mean")
+class MixerSums(MixerAsTimm):
+    def pool(self, x):
+        return self.norm(x).sum(dim=1)
+
+
+@wrong("mixer", "mean over channels", "S numbers")
+class MixerPoolsChannels(MixerAsTimm):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        s = self.blocks[0].tokens.up.in_features
+        self.head = nn.Linear(s, sizes["num_classes"])
+
+    def pool(self, x):
+        return self.norm(x).mean(dim=-1)
+
+
+@wrong("mixer", "flattened, not pooled", "S × C numbers")
+class MixerFlattens(MixerAsTimm):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.head = nn.LazyLinear(sizes["num_classes"])
+
+    def pool(self, x):
+        return self.norm(x).flatten(1)
+
+
+@wrong("mixer", "no pooling", "for every token")
+class MixerForgetsToPool(MixerAsTimm):
+    def pool(self, x):
+        return self.norm(x)
+
+
+@wrong("mixer", "softmax inside forward", "logits themselves")
+class MixerWithSoftmax(MixerAsTimm):
+    def forward(self, images):
+        return F.softmax(super().forward(images), dim=-1)
+
+
+@wrong("mixer", "positional embedding", "tied to places")
+class MixerWithPositions(MixerAsTimm):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        s = self.blocks[0].tokens.up.in_features
+        self.pos = nn.Parameter(torch.zeros(1, s, sizes["hidden_dim"]))
+
+    def tokens(self, images):
+        return super().tokens(images) + self.pos
+
+
+@wrong("mixer", "stem without bias", "C numbers")
+class MixerWithoutStemBias(MixerAsTimm):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        p = sizes["patch_size"]
+        self.stem = nn.Conv2d(3, sizes["hidden_dim"], p, p, bias=False)
+
+
+@wrong("mixer", "no head", "(b, C)")
+class MixerHeadless(MixerAsTimm):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.head = nn.Identity()
+
+
+@wrong("mixer", "wrong without its MLPs", "stem")
+class MixerOfUpsideDownImages(MixerAsTimm):
+    def forward(self, images):
+        return super().forward(images.flip(2))
+
+
+@wrong("mixer", "no gradient", "stem.weight")
+class MixerWithFrozenStem(MixerInHalves):
+    def forward(self, x):
+        with torch.no_grad():
+            patches = self.stem(F.unfold(x, self.p, stride=self.p).mT)
+        x = patches
+        for n1, n2, m1, m2 in zip(self.norms1, self.norms2, self.mlps1, self.mlps2, strict=True):
+            x = x + m1(n1(x).mT).mT
+            x = x + m2(n2(x))
+        return self.head(self.norm(x).mean(1))
+
+
+@wrong("mixer", "raises", "MixerForSquares(", "TypeError")
+class MixerForSquares(MixerAsTimm):
+    def __init__(self, *, image_size, **sizes):
+        super().__init__(image_size=(image_size, image_size), **sizes)
+
+
+@wrong("mixer", "wrong shape", "(b, num_classes)")
+class MixerWithTurnedLogits(MixerAsTimm):
+    def forward(self, images):
+        return super().forward(images).T
