@@ -15,17 +15,22 @@ nobody, ends after ``seconds``, and raises nothing, whatever the answer does: it
 from __future__ import annotations
 
 from mixer_lite.checks.images import patchify
+from mixer_lite.checks.models import convert_google, predict
 from mixer_lite.checks.modules import mixer, mixer_block, mlp_block
 from mixer_lite.checks.reports import CheckFailed, Finding, Report, hint, progress
+from mixer_lite.checks.training import training_step
 
 __all__ = [
     "CheckFailed",
     "Finding",
     "Report",
+    "convert_google",
     "hint",
     "mixer",
     "mixer_block",
     "mlp_block",
     "patchify",
+    "predict",
     "progress",
+    "training_step",
 ]

@@ -203,7 +203,8 @@ class Progress:
 
 def progress() -> Progress:
     """Which checks have passed since the kernel started, which failed, which are to come."""
-    return Progress(tuple((e.lesson, e.name, e.passed) for e in EXERCISES.values()))
+    by_lesson = sorted(EXERCISES.values(), key=lambda e: e.lesson)
+    return Progress(tuple((e.lesson, e.name, e.passed) for e in by_lesson))
 
 
 @dataclass(frozen=True)
