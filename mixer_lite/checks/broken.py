@@ -646,6 +646,12 @@ MIXER = [
         "should read what the one before it gave: x = block(x).",
     ),
     Broken(
+        "one block",
+        lambda m: _some_blocks(m, 1 - m.num_blocks),
+        "Your model has a single block, whatever num_blocks says.",
+        by_shape=True,
+    ),
+    Broken(
         "too few blocks",
         lambda m: _some_blocks(m, -1),
         "Your model has one block fewer than num_blocks.",
@@ -655,12 +661,6 @@ MIXER = [
         "too many blocks",
         lambda m: _some_blocks(m, 1),
         "Your model has one block more than num_blocks.",
-        by_shape=True,
-    ),
-    Broken(
-        "one block",
-        lambda m: _some_blocks(m, 1 - m.num_blocks),
-        "Your model has a single block, whatever num_blocks says.",
         by_shape=True,
     ),
     Broken(

@@ -11,26 +11,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mixer_lite.checks.trial import Suspect, Trial, exercise, fail, shape_text
-from mixer_lite.checks.weights import shake
+from mixer_lite.checks.weights import draw_sizes, shake
 from mixer_lite.layouts import LAYOUTS, to_layout
 from mixer_lite.model import MlpMixer
 
 
 def small_mixer(t: Trial, num_blocks: int, before_head: nn.Module | None = None) -> MlpMixer:
     """A shaken Mixer of random sizes, all different, with one more layer before its head."""
-    gh, gw = t.sizes(2, 2, 4)
-    p = 2
-    taken = {3 * p * p, gh * gw}
-    c, d_s, d_c, k = t.random.sample([n for n in range(5, 15) if n not in taken], 4)
-    model = MlpMixer(
-        image_size=(gh * p, gw * p),
-        patch_size=p,
-        num_classes=k,
-        num_blocks=num_blocks,
-        hidden_dim=c,
-        tokens_mlp_dim=d_s,
-        channels_mlp_dim=d_c,
-    )
+    model = MlpMixer(**draw_sizes(t, num_blocks))
     shake(model, t.generator)
     if before_head is not None:
         model.add_module("head", nn.Sequential(before_head, model.head))

@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from mixer_lite.checks.broken import EPS, OF_BLOCK, OF_MIXER, OF_MLP, Broken
 from mixer_lite.checks.trial import Suspect, Trial, Wrong, exercise, fail, nearly_equal, shape_text
-from mixer_lite.checks.weights import Key, count, key, readings, shake, watch
+from mixer_lite.checks.weights import Key, count, draw_sizes, key, readings, shake, watch
 from mixer_lite.model import MixerBlock, MlpBlock, MlpMixer
 
 
@@ -91,7 +91,7 @@ class _Compared:
             self._by_shape(broken, used)
             self._wrong_parameters(used, out)
         assert first is not None
-        if found is None and out.shape == first[0].shape:
+        if found is None and out.shape == first[0].shape and bool(torch.isfinite(out).all()):
             self._which_half(first[1])
         t.same(
             out,
@@ -253,7 +253,7 @@ class _Compared:
                     "connections, the last LayerNorm, the mean or the head."
                     if self.kernel
                     else "a block gives back its input, and yours does not: the mistake is in the "
-                    "skip connections."
+                    "skip connections, or in where you normalise."
                 ),
                 *self.evidence,
             )
@@ -290,6 +290,14 @@ class _Compared:
                 f"(nn.LayerNorm's own default is 1e-05): nn.LayerNorm(..., eps=1e-6).",
             )
         params = dict(self.theirs.named_parameters())
+        frozen = [n for n in used if not params[n].requires_grad]
+        if frozen:
+            fail(
+                "no gradient",
+                "Some of your parameters are frozen (requires_grad is False), so that they could "
+                "not be trained.",
+                f"frozen: {', '.join(frozen)}",
+            )
         out = self.t.call(self.theirs, self.x)
         told = (
             "Something in your forward pass stops the gradient: detach(), .data, torch.no_grad() "
@@ -479,28 +487,29 @@ def mixer(t: Trial, answer: Any) -> None:
     convolution or a matrix, with a patch's pixels in any order.
     """
     torch.set_default_dtype(torch.float64)
-    for _ in range(t.rounds):
-        gh, gw = t.sizes(2, 2, 4)
-        p = t.random.choice((2, 4))
-        pixels = {3 * p * p, gh * gw, 2, 3, 4}
-        c, d_s, d_c, k = t.random.sample([n for n in range(5, 15) if n not in pixels], 4)
-        blocks = t.random.choice((2, 3))
-        sizes: dict[str, Any] = dict(
-            image_size=(gh * p, gw * p), patch_size=p, num_classes=k, num_blocks=blocks,
-            hidden_dim=c, tokens_mlp_dim=d_s, channels_mlp_dim=d_c,
-        )  # fmt: skip
-        letters = {"S": gh * gw, "C": c, "D_S": d_s, "D_C": d_c, "3·P·P": 3 * p * p, "classes": k}
+    for i in range(t.rounds):
+        sizes = draw_sizes(t, num_blocks=2 + i % 2)
+        (h, w), p = sizes["image_size"], sizes["patch_size"]
+        letters = {
+            "S": h // p * (w // p),
+            "C": sizes["hidden_dim"],
+            "D_S": sizes["tokens_mlp_dim"],
+            "D_C": sizes["channels_mlp_dim"],
+            "3·P·P": 3 * p * p,
+            "classes": sizes["num_classes"],
+        }
         _Compared(
             t,
             _made(t, answer, **sizes),
             partial(MlpMixer, **sizes),
-            t.randn(2, 3, gh * p, gw * p),
+            t.randn(2, 3, h, w),
             "the logits",
             "(b, num_classes)",
             letters,
-            kernel=(c, 3, p, p),
+            kernel=(letters["C"], 3, p, p),
             evidence=(
-                f"a grid of {gh} × {gw} patches of {p} × {p} pixels, {blocks} blocks",
+                f"a grid of {h // p} × {w // p} patches of {p} × {p} pixels, "
+                f"num_blocks = {sizes['num_blocks']}",
                 ", ".join(f"{letter} = {n}" for letter, n in letters.items()),
             ),
         ).against(OF_MIXER)

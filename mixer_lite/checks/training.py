@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import numbers
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class _Job:
     optimizer: torch.optim.Optimizer
     images: Tensor
     labels: Tensor
+    steps: list[bool] = field(default_factory=list)  # of the optimizer: were there gradients?
 
     def loss(self, **how: Any) -> Tensor:
         return F.cross_entropy(self.model(self.images), self.labels, **how)
@@ -230,9 +231,9 @@ def training_step(t: Trial, answer: Any) -> None:
             (t.randn(b, 3, *model.image_size), torch.randint(model.num_classes, (b,)))
             for _ in range(2)
         ]
-        losses, weights = _two_steps(t, model, batches, answer)
+        losses, weights, steps = _two_steps(t, model, batches, answer)
         right = _simulated(model, batches, _right_step)
-        _right_training(model, batches, losses, weights, right)
+        _right_training(model, batches, losses, weights, steps, right)
 
 
 def _jobs(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Iterator[_Job]:
@@ -241,7 +242,19 @@ def _jobs(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Iterator[_J
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for images, labels in batches:
         model.eval()
-        yield _Job(model, optimizer, images, labels)
+        job = _Job(model, optimizer, images, labels)
+
+        def note(optimizer: torch.optim.Optimizer, *_: Any, job: _Job = job) -> None:
+            job.steps.append(_has_gradients(optimizer))
+
+        hook = optimizer.register_step_pre_hook(note)
+        yield job
+        hook.remove()
+
+
+def _has_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    return any(p.grad is not None and bool(p.grad.any()) for p in params)
 
 
 def _flat(model: nn.Module) -> Tensor:
@@ -260,8 +273,8 @@ def _simulated(
 
 def _two_steps(
     t: Trial, model: nn.Module, batches: list[tuple[Tensor, Tensor]], answer: Any
-) -> tuple[list[float], list[Tensor]]:
-    losses, weights = [], []
+) -> tuple[list[float], list[Tensor], list[tuple[list[bool], bool]]]:
+    losses, weights, steps = [], [], []
     for job in _jobs(model, batches):
         given = job.model, job.optimizer, job.images, job.labels
         try:
@@ -287,7 +300,8 @@ def _two_steps(
             )
         losses.append(float(got))
         weights.append(_flat(job.model))
-    return losses, weights
+        steps.append((job.steps, _has_gradients(job.optimizer)))
+    return losses, weights, steps
 
 
 def _right_training(
@@ -295,6 +309,7 @@ def _right_training(
     batches: list[tuple[Tensor, Tensor]],
     losses: list[float],
     weights: list[Tensor],
+    steps: list[tuple[list[bool], bool]],
     right: tuple[list[float], list[Tensor]],
 ) -> None:
     def equal(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -306,12 +321,7 @@ def _right_training(
         return
     start = _flat(model)
     if nearly_equal(weights[1], start):
-        fail(
-            "nothing learned",
-            "After two steps every weight is what it was. Is there a loss.backward() and after it "
-            "an optimizer.step(), with no zero_grad() between the two? Was the loss detached?",
-            *told,
-        )
+        _why_nothing_learned(steps, told)
     for mistake, step, says in STEPS:
         if equal(weights, _simulated(model, batches, step)[1]):
             fail(mistake, says, *told)
@@ -330,6 +340,22 @@ def _right_training(
                 f"{len(off)} of {len(names)} parameters differ, the first is {off[0]}",
                 f"all weights together moved by {moved:.4g}; it should be {due:.4g}",
             )
+
+
+def _why_nothing_learned(steps: list[tuple[list[bool], bool]], told: list[str]) -> NoReturn:
+    stepped, left = steps[-1]
+    nothing = "After two steps every weight is what it was: "
+    if not stepped:
+        fail("no step", f"{nothing}optimizer.step() is never called.", *told)
+    if left:
+        fail("step before backward", nothing + EARLY, *told)
+    fail(
+        "no gradients",
+        f"{nothing}when optimizer.step() is called there are no gradients. Is there a "
+        f"loss.backward() before it, and no zero_grad() between the two? Was the loss detached, or "
+        f"made anew from a number?",
+        *told,
+    )
 
 
 def _two(values: list[float]) -> str:

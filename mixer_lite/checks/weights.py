@@ -17,7 +17,26 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mixer_lite.checks.trial import Trial
+
 Key = tuple[int, ...]
+
+
+def draw_sizes(t: Trial, num_blocks: int) -> dict[str, Any]:
+    """Arguments of a small Mixer in which no two sizes are alike, whatever they are sizes of."""
+    p = t.random.choice((2, 4))
+    gh, gw = t.random.choice([(2, 3), (3, 2), (2, 4), (4, 2), (3, 5), (5, 3)])
+    taken = {3 * p * p, gh * gw}
+    c, d_s, d_c, k = t.random.sample([n for n in range(5, 15) if n not in taken], 4)
+    return dict(
+        image_size=(gh * p, gw * p),
+        patch_size=p,
+        num_classes=k,
+        num_blocks=num_blocks,
+        hidden_dim=c,
+        tokens_mlp_dim=d_s,
+        channels_mlp_dim=d_c,
+    )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -504,7 +504,7 @@ def step_piles_up(model, optimizer, images, labels):
     return loss.item()
 
 
-@wrong("training_step", "nothing learned", "no zero_grad() between")
+@wrong("training_step", "no gradients", "no zero_grad() between")
 def step_clears_too_late(model, optimizer, images, labels):
     model.train()
     loss = F.cross_entropy(model(images), labels)
@@ -524,6 +524,16 @@ def step_too_early(model, optimizer, images, labels):
     return loss.item()
 
 
+@wrong("training_step", "step before backward", "every weight is what it was")
+def step_in_the_wrong_order(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.step()
+    loss.backward()
+    return loss.item()
+
+
 @wrong("training_step", "step before backward", "the first uses none")
 def step_at_the_beginning(model, optimizer, images, labels):
     model.train()
@@ -534,7 +544,7 @@ def step_at_the_beginning(model, optimizer, images, labels):
     return loss.item()
 
 
-@wrong("training_step", "nothing learned", "optimizer.step()")
+@wrong("training_step", "no step", "never called")
 def step_without_a_step(model, optimizer, images, labels):
     model.train()
     optimizer.zero_grad()
@@ -543,7 +553,7 @@ def step_without_a_step(model, optimizer, images, labels):
     return loss.item()
 
 
-@wrong("training_step", "nothing learned", "loss.backward()")
+@wrong("training_step", "no gradients", "loss.backward()")
 def step_without_backward(model, optimizer, images, labels):
     model.train()
     optimizer.zero_grad()
@@ -552,7 +562,7 @@ def step_without_backward(model, optimizer, images, labels):
     return loss.item()
 
 
-@wrong("training_step", "nothing learned", "detached")
+@wrong("training_step", "no gradients", "detached")
 def step_of_a_detached_loss(model, optimizer, images, labels):
     model.train()
     optimizer.zero_grad()

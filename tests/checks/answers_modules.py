@@ -781,6 +781,33 @@ class BlockNotTurnedBack(_Block):
         return super().forward(x).transpose(1, 2)
 
 
+@wrong("mixer_block", "wrong without its MLPs", "where you normalise")
+class BlockWithTwoMistakes(_Block):
+    def forward(self, x):
+        x = self.norm1(x + self.tokens(x).relu())
+        return self.norm2(x + self.channel_mlp(x))
+
+
+@wrong("mixer_block", "wrong parameters", "missing, or shared")
+class BlockWithoutNormAndGelu(_Block):
+    def forward(self, x):
+        x = x + self.tokens(self.norm1(x))
+        return x + self.channel_mlp(x.relu())
+
+
+@wrong("mixer_block", "no gradient", "frozen", "norm1.weight")
+class BlockFrozen(_Block):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.norm1.requires_grad_(False)
+
+
+@wrong("mixer_block", "not finite", "NaN")
+class BlockWithARoot(_Block):
+    def forward(self, x):
+        return super().forward(x).sqrt()
+
+
 @wrong("mixer_block", "raises", "mat1 and mat2")
 class BlockForgetsToTurn(_Block):
     def tokens(self, x):
