@@ -111,7 +111,7 @@ def _undisturbed(seed: int) -> Iterator[None]:
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.set_num_threads(1)  # on tiny tensors threads only wait for each other
+            torch.set_num_threads(1)  # for tiny products threads only stand in each other's way
             torch.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002
