@@ -9,6 +9,7 @@ mistake.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ class _Compared:
     kernel: tuple[int, ...] = ()
     evidence: tuple[str, ...] = ()
 
-    def run(self) -> Tensor:
-        return self.t.tensor(self.t.call(self.theirs, self.x), self.what)
+    def run(self, x: Tensor | None = None) -> Tensor:
+        return self.t.tensor(self.t.call(self.theirs, self.x if x is None else x), self.what)
 
     def against(self, broken: Sequence[Broken]) -> None:
         """End the check unless the two agree; a broken copy that agrees names the mistake."""
@@ -262,11 +263,46 @@ class _Compared:
             (only_tokens, only_channels, "channel"),
         ):
             if fine and not other:
+                if not self.kernel:
+                    self._crossing(reading, name)
                 fail(
                     f"wrong {name} mixing",
                     f"With the {name} MLP silenced (its last layer set to zero) your result is "
                     f"right, and with the other silenced it is not: the mistake is in the "
                     f"{name}-mixing half.",
+                    *self.evidence,
+                )
+
+    def _crossing(self, reading: dict[str, Tensor], half: str) -> None:
+        # Ends the check if the half that is wrong carries numbers where it must not.
+        token, channel = 1, 1
+        nudged = self.x.clone()
+        nudged[0, token] = nudged[0, token].flip(0) + 1
+        with torch.no_grad():
+            for name, weight in reading.items():
+                if ("mlp_channels" if half == "token" else "mlp_tokens") + ".fc2." in name:
+                    weight.zero_()
+            if half == "token":  # only one channel passes the LayerNorm
+                reading["norm1.bias"].zero_()
+                reading["norm1.weight"].zero_()[channel] = 1
+        change = ((self.run(nudged) - nudged) - (self.run() - self.x)).abs()[0] > 1e-9  # (S, C)
+        if half == "token":
+            heard = [c for c in range(change.shape[1]) if c != channel and change[:, c].any()]
+            if heard:
+                fail(
+                    "token mixing mixes channels",
+                    f"Your token mixing mixes channels: with the channel MLP silenced and only "
+                    f"channel {channel} let through the LayerNorm, changing token {token} changed "
+                    f"channel {heard[0]} of the result.",
+                    *self.evidence,
+                )
+        else:
+            heard = [s for s in range(change.shape[0]) if s != token and change[s].any()]
+            if heard:
+                fail(
+                    "channel mixing mixes tokens",
+                    f"Your channel mixing mixes tokens: with the token MLP silenced, changing "
+                    f"token {token} changed token {heard[0]} of the result.",
                     *self.evidence,
                 )
 
@@ -338,7 +374,8 @@ def _made(t: Trial, answer: Any, **sizes: Any) -> nn.Module:
             f"Called with sizes, your answer should give an nn.Module, not a "
             f"{type(module).__name__}.",
         )
-    if (getattr(type(module).forward, "__module__", None) or "").split(".")[0] == "mixer_lite":
+    forward = inspect.getattr_static(type(module), "forward", None)
+    if (getattr(forward, "__module__", None) or "").split(".")[0] == "mixer_lite":
         fail("not your own", "This is the course's own module. Write yours, and check that.")
     return module
 

@@ -319,6 +319,8 @@ def _right_training(
     if equal(weights, right[1]):
         _right_loss(model, batches, losses, right[0], told)
         return
+    off = [float((a - b).abs().max()) for a, b in zip(weights, right[1], strict=True)]
+    told += [f"weights: off by up to {off[0]:.2g} after step 1, by up to {off[1]:.2g} after step 2"]
     start = _flat(model)
     if nearly_equal(weights[1], start):
         _why_nothing_learned(steps, told)
@@ -330,14 +332,16 @@ def _right_training(
         if not nearly_equal(weights[i], right[1][i]):
             sizes = [n for _, n in names]
             parts = zip(weights[i].split(sizes), right[1][i].split(sizes), strict=True)
-            off = [n for (n, _), (a, b) in zip(names, parts, strict=True) if not nearly_equal(a, b)]
+            differ = [
+                n for (n, _), (a, b) in zip(names, parts, strict=True) if not nearly_equal(a, b)
+            ]
             moved, due = (float((w - start).norm()) for w in (weights[i], right[1][i]))
             fail(
                 "wrong step",
                 f"After step {i + 1} the weights are not what one step of cross-entropy training "
                 f"makes of them.",
                 *told,
-                f"{len(off)} of {len(names)} parameters differ, the first is {off[0]}",
+                f"{len(differ)} of {len(names)} parameters differ, the first is {differ[0]}",
                 f"all weights together moved by {moved:.4g}; it should be {due:.4g}",
             )
 

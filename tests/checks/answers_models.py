@@ -495,7 +495,9 @@ def step_with_autograd_grad(model, optimizer, images, labels):
 # A step of training, wrong
 
 
-@wrong("training_step", "zero_grad forgotten", "optimizer.zero_grad()")
+@wrong(
+    "training_step", "zero_grad forgotten", "optimizer.zero_grad()", "off by up to 0 after step 1"
+)
 def step_piles_up(model, optimizer, images, labels):
     model.train()
     loss = F.cross_entropy(model(images), labels)

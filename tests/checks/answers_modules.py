@@ -34,8 +34,8 @@ class MlpOfBareParameters(nn.Module):
     def __init__(self, *, dim, hidden_dim):
         super().__init__()
         self.b2 = nn.Parameter(torch.zeros(dim))
-        self.w2 = nn.Parameter(torch.randn(hidden_dim, dim) / hidden_dim**0.5)
-        self.w1 = nn.Parameter(torch.randn(dim, hidden_dim) / dim**0.5)
+        self.w2 = nn.Parameter(torch.randn(hidden_dim, dim))
+        self.w1 = nn.Parameter(torch.randn(dim, hidden_dim))
         self.b1 = nn.Parameter(torch.zeros(hidden_dim))
 
     def forward(self, x):
@@ -753,6 +753,20 @@ class BlockWithTokensReversed(_Block):
         return self.token_mlp(x.flip(1).mT).mT
 
 
+@wrong("mixer_block", "token mixing mixes channels", "only channel 1", "changing token 1")
+class BlockTurnsChannelsRound(_Block):
+    def tokens(self, x):
+        return super().tokens(x).flip(-1)
+
+
+@wrong("mixer_block", "channel mixing mixes tokens", "changing token 1 changed token")
+class BlockPoolsBeforeMixing(_Block):
+    def forward(self, x):
+        x = x + self.tokens(self.norm1(x))
+        y = self.norm2(x)
+        return x + self.channel_mlp(y + y.mean(dim=1, keepdim=True))
+
+
 @wrong("mixer_block", "wrong channel mixing", "channel-mixing half")
 class BlockWithHalvedChannels(_Block):
     def forward(self, x):
@@ -901,7 +915,7 @@ class MixerOfBareParameters(nn.Module):
         self.p = patch_size
         n = 3 * patch_size**2
         s = image_size[0] * image_size[1] // patch_size**2
-        self.embed = nn.Parameter(torch.randn(n, hidden_dim) / n**0.5)
+        self.embed = nn.Parameter(torch.randn(n, hidden_dim))
         self.embed_bias = nn.Parameter(torch.zeros(hidden_dim))
         self.blocks = nn.ModuleList()
         for _ in range(num_blocks):
