@@ -108,6 +108,10 @@ def _standardised(x: Tensor, eps: float, *, correction: int = 0, outside: bool =
     return (x - mean) / (var.sqrt() + eps if outside else (var + eps).sqrt())
 
 
+def _standardised_table(x: Tensor) -> Tensor:
+    return _standardised(x.flatten(1), EPS).reshape(x.shape)
+
+
 # What can be wrong in an MLP; {mlp} is "Your MLP", "Your token MLP", ...
 
 
@@ -560,6 +564,12 @@ NORMS = [
         _each_norm(lambda n: _OtherNorm(n, lambda x: _standardised(x.mT, EPS).mT)),
         "Your LayerNorm takes mean and variance over the tokens; it should take them over the "
         "channels of each token.",
+    ),
+    Broken(
+        "LayerNorm over the whole table",
+        _each_norm(lambda n: _OtherNorm(n, _standardised_table)),
+        "You normalise the whole table of tokens at once, as GroupNorm with one group does; each "
+        "token should be normalised by itself, over its channels.",
     ),
     Broken(
         "eps outside the root",

@@ -613,6 +613,16 @@ class BlockNormsTheTable(_Block):
         self.norm2 = nn.LayerNorm([sizes["num_tokens"], sizes["hidden_dim"]])
 
 
+@wrong("mixer_block", "LayerNorm over the whole table", "GroupNorm")
+class BlockWithGroupNorm(_Block):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        turn = Rearrange("b s c -> b c s"), Rearrange("b c s -> b s c")
+        c = sizes["hidden_dim"]
+        self.norm1 = nn.Sequential(turn[0], nn.GroupNorm(1, c, eps=1e-6), turn[1])
+        self.norm2 = nn.Sequential(turn[0], nn.GroupNorm(1, c, eps=1e-6), turn[1])
+
+
 @wrong("mixer_block", "LayerNorm without scale and shift", "learned number")
 class BlockNormsBarely(_Block):
     def __init__(self, **sizes):
