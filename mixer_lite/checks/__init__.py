@@ -17,22 +17,31 @@ from __future__ import annotations
 from mixer_lite.checks.counting import count_macs, count_parameters
 from mixer_lite.checks.images import embedding_kernel, patch_embedding, patchify, unpatchify
 from mixer_lite.checks.mixing import channel_mixing, layer_norm, sublayer, token_mixing
+from mixer_lite.checks.models import convert_google, predict
+from mixer_lite.checks.modules import mixer, mixer_block, mlp_block
 from mixer_lite.checks.reports import CheckFailed, Finding, Report, hint, progress
+from mixer_lite.checks.training import training_step
 
 __all__ = [
     "CheckFailed",
     "Finding",
     "Report",
     "channel_mixing",
+    "convert_google",
     "count_macs",
     "count_parameters",
     "embedding_kernel",
     "hint",
     "layer_norm",
+    "mixer",
+    "mixer_block",
+    "mlp_block",
     "patch_embedding",
     "patchify",
+    "predict",
     "progress",
     "sublayer",
     "token_mixing",
+    "training_step",
     "unpatchify",
 ]

@@ -142,7 +142,8 @@ def _numbers_in(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, (Tensor, np.ndarray)):
         yield "", value
     elif isinstance(value, nn.Module):
-        yield from value.state_dict(keep_vars=True).items()
+        for name, number in value.state_dict(keep_vars=True).items():
+            yield f": {name}", number
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from ((f"[{key!r}]{path}", found) for path, found in _numbers_in(item))
