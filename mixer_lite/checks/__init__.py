@@ -15,6 +15,25 @@ nobody, ends after ``seconds``, and raises nothing, whatever the answer does: it
 from __future__ import annotations
 
 from mixer_lite.checks.images import patchify
+from mixer_lite.checks.reading import (
+    fold_filters,
+    fold_outputs,
+    order_filters,
+    pair_filters,
+    smoothness,
+)
 from mixer_lite.checks.reports import CheckFailed, Finding, Report, hint, progress
 
-__all__ = ["CheckFailed", "Finding", "Report", "hint", "patchify", "progress"]
+__all__ = [
+    "CheckFailed",
+    "Finding",
+    "Report",
+    "fold_filters",
+    "fold_outputs",
+    "hint",
+    "order_filters",
+    "pair_filters",
+    "patchify",
+    "progress",
+    "smoothness",
+]
