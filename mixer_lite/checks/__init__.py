@@ -23,17 +23,22 @@ from mixer_lite.checks.reading import (
     smoothness,
 )
 from mixer_lite.checks.reports import CheckFailed, Finding, Report, hint, progress
+from mixer_lite.checks.why import depth_lens, patch_evidence, reparametrise, shuffle_patches
 
 __all__ = [
     "CheckFailed",
     "Finding",
     "Report",
+    "depth_lens",
     "fold_filters",
     "fold_outputs",
     "hint",
     "order_filters",
     "pair_filters",
+    "patch_evidence",
     "patchify",
     "progress",
+    "reparametrise",
+    "shuffle_patches",
     "smoothness",
 ]
