@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from mixer_lite.checks.images import patchify
 from mixer_lite.checks.reading import (
+    filter_figure,
     fold_filters,
     fold_outputs,
     order_filters,
@@ -30,6 +31,7 @@ __all__ = [
     "Finding",
     "Report",
     "depth_lens",
+    "filter_figure",
     "fold_filters",
     "fold_outputs",
     "hint",

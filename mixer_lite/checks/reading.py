@@ -12,6 +12,17 @@ from einops import rearrange
 from torch import Tensor
 
 from mixer_lite import filters as measures
+from mixer_lite.checks.panels import (
+    Drawing,
+    Panel,
+    diverges,
+    drawings,
+    figures_closed,
+    in_reading_order,
+    overlapping,
+    panels,
+    words,
+)
 from mixer_lite.checks.trial import Suspect, Trial, exercise, fail, shape_text
 
 LESSON = "5 What token mixing learned"
@@ -779,3 +790,295 @@ def _other_smoothness(x: Tensor) -> list[Suspect]:
         ),
     ]
     return [Suspect(name, value, says) for name, values, says in rows for value in values]
+
+
+# Drawing
+
+
+@exercise(
+    lesson=LESSON,
+    takes="draw(filters)",
+    hints=(
+        "One small map for each unit, in rows, in the order given: "
+        "`figure, axes = plt.subplots(rows, columns)`, and `imshow` of one unit in each.",
+        "Weights have signs. Choose a map of colours with two ends and a pale middle, and see "
+        "to it that the middle stands for zero: which `vmin` and `vmax` do that?",
+        "The same limits for all maps, from minus the largest magnitude of all units to plus "
+        "that, or strengths cannot be compared.",
+        "A title or labels say what one sees. End with `return figure`.",
+    ),
+)
+def filter_figure(t: Trial, answer: Any) -> None:
+    """``draw(filters (n, gh, gw)) -> a matplotlib Figure``: every unit as a map, in order.
+
+    All maps on one scale that is symmetric about zero, in a diverging map of colours, cells square
+    and sharp, row 0 on top, and a few words. Each map may have axes of its own, or all lie in one
+    large image.
+    """
+    t.rounds = 2
+    for _ in range(t.rounds):
+        gh, gw = t.random.choice([(3, 4), (4, 3), (3, 5), (5, 3), (4, 5), (5, 4)])
+        n = t.random.choice([n for n in range(5, 9) if n not in (gh, gw) and n % gh])
+        strength = torch.tensor([t.random.uniform(0.5, 2) for _ in range(n)]).to(t.randn(1))
+        filters = (t.randn(n, gh, gw) + 0.3) * strength[:, None, None]
+        filters[:, 0, 0], filters[:, -1, -1] = -0.7 * strength, 1.1 * strength  # both signs
+        with figures_closed() as opened:
+            figure, blame = _figure_in(t.call(answer, filters), opened())
+            _judge_figure(figure, filters.double().numpy())
+        if blame:
+            fail(*blame)
+
+
+def _figure_in(got: Any, opened: list[Any]) -> tuple[Any, tuple[str, str] | None]:
+    # The figure to look at, and what is to be said if it turns out to be right.
+    from matplotlib.figure import FigureBase
+
+    right = "The picture itself is right, but"
+    if isinstance(got, FigureBase):
+        return got.figure, None
+    if got is None:
+        says = "your function returns None: end it with `return figure`"
+        if not opened:
+            fail("returns nothing", f"{_first(says)}, the matplotlib figure.")
+        return opened[-1], ("returns nothing", f"{right} {says} (plt.gcf() is the current one).")
+    for part in np.ravel(np.asarray(got, dtype=object)):
+        figure = getattr(part, "figure", None)
+        if isinstance(figure, FigureBase):
+            kind = type(got).__name__
+            says = f"{right} your function returns {kind}: return the figure alone."
+            return figure.figure, ("not a figure", says)
+    fail("not a figure", f"draw should return a matplotlib Figure, not a {type(got).__name__}.")
+
+
+def _first(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _judge_figure(figure: Any, filters: np.ndarray) -> None:
+    n, gh, gw = filters.shape
+    seen = drawings(figure)
+    if not seen:
+        fail(
+            "nothing drawn",
+            "There are no maps in your figure: draw each unit with imshow (or pcolormesh).",
+            f"axes in the figure: {len(figure.axes)}",
+        )
+    if any(d.values is None for d in seen):
+        fail(
+            "colours, not numbers",
+            "You give matplotlib ready-made colours, so that no one can read the weights off. Give "
+            "imshow the weights themselves, with cmap, vmin and vmax.",
+        )
+    each = [panels(d, filters) for d in seen]
+    found = in_reading_order([p for ps in each for p in ps])
+    units = [p.unit for p in found]
+    shapes = ", ".join(sorted({str(d.values.shape) for d in seen if d.values is not None}))
+    evidence = [f"{n} units of {gh} × {gw}; arrays in the figure: {len(seen)}, of shape {shapes}"]
+    missing = [u for u in range(n) if u not in units]
+    if missing:
+        _name_missing(seen, [d for d, ps in zip(seen, each, strict=True) if not ps], filters)
+        fail(
+            "units missing",
+            f"{len(missing)} of {n} units are not in your figure; the first is unit {missing[0]}.",
+            *evidence,
+        )
+    if overlapping(found):
+        fail(
+            "on top of each other",
+            "Several units lie in the same place, and only the last one is seen: give each its own "
+            "axes (plt.subplots), or a place of its own in one large array.",
+            *evidence,
+        )
+    twice = [u for u in range(n) if units.count(u) > 1]
+    if twice:
+        fail("units repeated", f"Unit {twice[0]} is there more than once.", *evidence)
+    hidden = sum(d.hidden for d in seen)
+    if hidden:
+        fail(
+            "cut off",
+            f"{hidden} cells lie outside their axes and are not seen: look at xlim and ylim.",
+            *evidence,
+        )
+    _judge_look(found, filters, evidence)
+    _judge_colours(found, filters)
+    if not words(figure):
+        fail(
+            "no words",
+            "Nothing in the figure says what it shows: give it a title, or each unit a label.",
+        )
+
+
+def _name_missing(seen: list[Drawing], unknown: list[Drawing], filters: np.ndarray) -> None:
+    flat = filters.reshape(len(filters), -1)  # (n, S)
+    shape = f"{filters.shape[1]} × {filters.shape[2]}"
+    for drawing in unknown:
+        values = drawing.values
+        if any(_alike(values, m) for m in (flat, flat.T, abs(flat), abs(flat).T)):
+            fail(
+                "raw matrix",
+                f"You drew the whole matrix {flat.shape}, a unit a line: patches that lie one "
+                f"above the other in the image stand far apart. Draw each unit as its own map of "
+                f"{shape}.",
+            )
+        if any(_alike(values, line) for row in flat for line in (row[None], row[:, None])):
+            fail(
+                "not folded",
+                f"Each unit is drawn as a line of {flat.shape[1]} cells: draw it as a map of "
+                f"{shape}.",
+            )
+        if any(_alike(values, m.mean(axis=0)) for m in (filters, abs(filters))):
+            fail("mean of all units", "You drew the mean of all units: draw each one.")
+        total = filters.reshape(len(filters), -1)
+        for power in (np.square(filters), np.sign(filters)):
+            if any(_alike(values, m) for m in power):
+                fail(
+                    "not the weights",
+                    "You drew squares or signs in place of the weights: draw them as they are.",
+                )
+        if _alike(values, total @ total.T) or _alike(values, np.corrcoef(total)):
+            fail("likeness of units", "You drew how alike the units are: draw the units.")
+    if unknown:
+        values = unknown[0].values
+        kind = "" if values is None else f" (an array of shape {values.shape})"
+        fail(
+            "not the weights",
+            f"There is something in your figure{kind} in which no unit can be found again: draw "
+            f"the weights as they are, each unit as a map of {shape}.",
+        )
+
+
+def _alike(values: np.ndarray | None, other: np.ndarray) -> bool:
+    # Equal up to a factor and a shift.
+    if values is None or values.shape != other.shape or not np.isfinite(values).all():
+        return False
+    a, b = values - values.mean(), other - other.mean()
+    return abs((a * b).sum()) > (1 - 1e-5) * np.linalg.norm(a) * np.linalg.norm(b) > 0
+
+
+LOOKS = {
+    "upside down": "The maps stand on their heads: row 0 of the grid is the top of the image, but "
+    "origin='lower', pcolormesh and such put it at the bottom (ax.invert_yaxis() turns it).",
+    "mirrored": "The maps are mirrored: column 0 of the grid is on the left.",
+    "transposed": "The maps are transposed: their rows run where columns should.",
+    "cut anew": "The maps have rows and columns exchanged, and were cut anew by reshape: each unit "
+    "is gh rows of gw already.",
+}
+
+
+def _judge_look(found: list[Panel], filters: np.ndarray, evidence: list[str]) -> None:
+    n = len(filters)
+    for panel in found:
+        if panel.turn:
+            says = LOOKS.get(panel.turn, f"The maps are {panel.turn}.")
+            fail(panel.turn, says, *evidence)
+        if not panel.signs:
+            fail(
+                "signs lost",
+                "You drew absolute values: what a unit adds and what it subtracts look the same.",
+            )
+    for panel in found:
+        if panel.drawing.smooth:
+            fail(
+                "smoothed",
+                "You let neighbouring cells flow into one another, which shows patterns that are "
+                "not in the weights: interpolation='nearest' shows each patch as one cell.",
+            )
+        wide, high = panel.drawing.cell
+        if not 0.75 < wide / high < 1.33:
+            fail(
+                "stretched",
+                "The cells are not square, so that the maps have another shape than the image: "
+                "aspect='equal' (imshow's default) keeps them square.",
+                f"a cell is {wide:.0f} × {high:.0f} pixels",
+            )
+    units = [p.unit for p in found]
+    if units == list(range(n)):
+        return
+    down = [p.unit for p in sorted(found, key=lambda p: (round(p.box[0]), -p.box[1]))]
+    line = f"in reading order: {units}"
+    if down == list(range(n)):
+        fail(
+            "down the columns",
+            "Your units run down the columns of the sheet; they should run along its rows, as one "
+            "reads a page: axes.flat does.",
+            line,
+        )
+    if units == list(range(n))[::-1]:
+        fail("backwards", "The last unit comes first: keep the order given.", line)
+    fail("wrong order", "The units stand in another order than given.", line)
+
+
+def _judge_colours(found: list[Panel], filters: np.ndarray) -> None:
+    top = float(abs(filters).max())
+    weights = np.linspace(-top, top, 41)
+    curves = np.stack([p.colour(weights) for p in found])  # (n, 41), 0 to 1 on the map
+    zero = curves[:, 20]
+    ends = np.array(
+        [p.colour(np.array([f(filters[p.unit]) for f in (np.min, np.max)])) for p in found]
+    )
+    evidence = (
+        "zero is drawn at "
+        + ", ".join(f"{z:.2f}" for z in zero)
+        + " of the map (0.5 is its middle), unit by unit",
+    )
+    if all(p.factor < 0 for p in found):
+        fail("sign turned", "You drew the weights with the opposite sign.")
+    if np.abs(ends - [0, 1]).max() < 0.01:
+        fail(
+            "min-max scaling",
+            "Each map stretches from its own smallest to its own largest weight: the same colour "
+            "means something else in every map, and the middle is not zero. Give all of them "
+            "vmin=-limit, vmax=limit.",
+            *evidence,
+        )
+    if not np.isfinite(curves).all():
+        fail(
+            "weights without colour",
+            "Some weights have no colour on your scale (a logarithm knows no negative numbers).",
+        )
+    if np.ptp(curves, axis=0).max() > 0.01:
+        if np.abs(zero - 0.5).max() < 0.01:
+            fail(
+                "each on its own scale",
+                "Zero is in the middle, but each map has a scale of its own, so that a weak unit "
+                "looks as strong as a strong one. Use one limit for all.",
+                "full colour is reached at "
+                + ", ".join(f"{_full(p, top):.2f}" for p in found)
+                + ", unit by unit",
+            )
+        fail(
+            "scales differ",
+            "The same weight has different colours in different maps: give all maps the weights "
+            "as they are, and the same vmin and vmax.",
+            *evidence,
+        )
+    if np.abs(zero - 0.5).max() > 0.01 or np.abs(curves + curves[:, ::-1] - 1).max() > 0.02:
+        fail(
+            "limits not symmetric",
+            "The limits are not symmetric about zero, so that one sign looks stronger than the "
+            "other, or zero is not in the middle of the map: vmin=-limit, vmax=limit.",
+            *evidence[: int(np.abs(zero - 0.5).max() > 0.01)],
+        )
+    if curves[0, -1] < 0.6:
+        fail(
+            "washed out",
+            "The limits are so wide that all weights are nearly white.",
+            f"the largest weight is drawn at {curves[0, -1]:.2f} of the map, its end is 1",
+        )
+    if curves[0, 22] > 0.99:
+        fail("saturated", "The limits are so narrow that nearly all weights have full colour.")
+    maps = {p.drawing.artist.get_cmap().name: p.drawing.artist.get_cmap() for p in found}
+    poor = [name for name, colours in maps.items() if not diverges(colours)]
+    if poor:
+        fail(
+            "map not diverging",
+            f"The map {poor[0]!r} has no pale middle between two colours, so that one cannot see "
+            f"where zero is. Signed weights need a diverging one: RdBu_r, coolwarm, PuOr.",
+        )
+    if len(maps) > 1:
+        fail("maps differ", f"One map of colours for all units, not {', '.join(maps)}.")
+
+
+def _full(panel: Panel, top: float) -> float:
+    weights = np.linspace(0, 4 * top, 2000)
+    return float(weights[(panel.colour(weights) < 0.999).sum().clip(max=1999)])
