@@ -440,7 +440,6 @@ def order_filters(t: Trial, answer: Any) -> None:
         shown: dict[str, Any] = dict(
             expected=_beside([filters[k] for k in want]),
             yours=_beside([filters[k] for k in order]),
-            drawn_only=True,
         )
         evidence = (
             f"yours {order}, with frequencies {[round(periods[k], 2) for k in order]}",
@@ -466,7 +465,7 @@ def _opposites(t: Trial) -> tuple[Tensor, list[int], list[tuple[int, int]]]:
     # Filters and their partners: (n, gh, gw), names by role, true pairs. Roles 0 to 3 are
     # a, a', b, b': near-copies a, a' and b, b' more alike than opposites a, b and a', b' are
     # opposite, and a, b' strong where a', b are weak. The others are plain opposites.
-    gh, gw = t.sizes(2, 4, 7)
+    gh, gw = t.sizes(2, 5, 8)
     n = 4 + 2 * t.random.randint(2, 3)
     dice = torch.cat([torch.ones(gh * gw, 1), t.randn(gh * gw, n).double()], dim=1)
     axes = torch.linalg.qr(dice).Q.T[1:]  # (n, S): orthonormal, all of mean 0
@@ -561,8 +560,8 @@ def pair_filters(t: Trial, answer: Any) -> None:
         if selves:
             fail(
                 "paired with itself",
-                f"Your pair {[selves[0]] * 2} is one unit twice. A unit is nobody's inverse less "
-                f"than its own: leave the diagonal out.",
+                f"Your pair {[selves[0]] * 2} is one unit twice. A unit is its own copy, the very "
+                f"contrary of an inverse: leave the diagonal out.",
             )
         _each_once(got, n, "The pairs")
         right, theirs = ({frozenset(p) for p in ps} for ps in (pairs, got.tolist()))
@@ -590,7 +589,6 @@ def _name_pairing(
     shown: dict[str, Any] = dict(
         expected=_beside([filters[i], filters[partner]]),
         yours=_beside([filters[i], filters[j]]),
-        drawn_only=True,
     )
 
     def is_(*costs: Tensor) -> bool:
@@ -928,14 +926,13 @@ def _name_missing(seen: list[Drawing], unknown: list[Drawing], filters: np.ndarr
             )
         if any(_alike(values, m.mean(axis=0)) for m in (filters, abs(filters))):
             fail("mean of all units", "You drew the mean of all units: draw each one.")
-        total = filters.reshape(len(filters), -1)
         for power in (np.square(filters), np.sign(filters)):
             if any(_alike(values, m) for m in power):
                 fail(
                     "not the weights",
                     "You drew squares or signs in place of the weights: draw them as they are.",
                 )
-        if _alike(values, total @ total.T) or _alike(values, np.corrcoef(total)):
+        if _alike(values, flat @ flat.T) or _alike(values, np.corrcoef(flat)):
             fail("likeness of units", "You drew how alike the units are: draw the units.")
     if unknown:
         values = unknown[0].values
@@ -1043,7 +1040,7 @@ def _judge_colours(found: list[Panel], filters: np.ndarray) -> None:
                 "Zero is in the middle, but each map has a scale of its own, so that a weak unit "
                 "looks as strong as a strong one. Use one limit for all.",
                 "full colour is reached at "
-                + ", ".join(f"{_full(p, top):.2f}" for p in found)
+                + ", ".join(f"{_full(p):.2f}" for p in found)
                 + ", unit by unit",
             )
         fail(
@@ -1079,6 +1076,5 @@ def _judge_colours(found: list[Panel], filters: np.ndarray) -> None:
         fail("maps differ", f"One map of colours for all units, not {', '.join(maps)}.")
 
 
-def _full(panel: Panel, top: float) -> float:
-    weights = np.linspace(0, 4 * top, 2000)
-    return float(weights[(panel.colour(weights) < 0.999).sum().clip(max=1999)])
+def _full(panel: Panel) -> float:
+    return float((panel.drawing.artist.norm.vmax - panel.shift) / panel.factor)

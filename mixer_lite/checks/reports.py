@@ -33,7 +33,6 @@ class Finding:
         says: what is wrong in the learner's terms, in one or two sentences.
         evidence: lines that prove it: shapes, the first differing index, a traceback's last line.
         expected, yours: tables ``(rows, columns)`` to be drawn side by side, or neither.
-        drawn_only: they are pictures, of no use as numbers in a terminal.
     """
 
     mistake: str
@@ -41,7 +40,6 @@ class Finding:
     evidence: tuple[str, ...] = ()
     expected: np.ndarray | None = None
     yours: np.ndarray | None = None
-    drawn_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Report:
             for title, table in (
                 ("expected", self.finding.expected),
                 ("yours", self.finding.yours),
-            )[: 0 if self.finding.drawn_only else 2]:
+            ):
                 lines += [f"  {title}:", *_numbers(table)]
         if self.printed:
             lines += ["Your code printed:", *(f"  {line}" for line in _last(self.printed))]

@@ -653,7 +653,7 @@ def reparametrise(t: Trial, answer: Any) -> None:
             fail("returns nothing", "Your code returned None: is there a `return`?")
         if not isinstance(new, MlpMixer):
             kind = type(new).__name__
-            says = f"Your code should return a new MlpMixer, with moved weights, not a {kind}."
+            says = f"Your code should return a new MlpMixer, with moved weights, not {kind}."
             if isinstance(new, dict):
                 says += " Load these weights into a copy of the model: load_state_dict."
             fail("not a model", says)
