@@ -62,10 +62,10 @@ class Panel:
     def colour(self, weights: np.ndarray) -> np.ndarray:
         """Where on the colour map, 0 to 1, weights of this unit would be."""
         values = self.factor * weights + self.shift
-        places = np.ma.filled(self.drawing.artist.norm(np.ma.asarray(values)), np.nan)
-        if places.dtype.kind in "iu":  # a norm of steps counts colours
-            places = places / max(1, self.drawing.artist.get_cmap().N - 1)
-        return np.clip(np.asarray(places, float), 0, 1)
+        places = np.ma.asarray(self.drawing.artist.norm(np.ma.asarray(values)))
+        steps = places.dtype.kind in "iu"  # a norm of steps counts colours
+        places = places.astype(float) / (max(1, self.drawing.artist.get_cmap().N - 1) ** steps)
+        return np.clip(np.ma.filled(places, np.nan), 0, 1)
 
 
 @contextlib.contextmanager
@@ -99,12 +99,15 @@ def drawings(figure: Any) -> list[Drawing]:
     from matplotlib.image import AxesImage
 
     found = []
+    if any(axes.get_axes_locator() for axes in _all_axes(figure)):
+        figure.draw_without_rendering()  # places that only drawing finds, as in an ImageGrid
     for axes in _all_axes(figure):
         if hasattr(axes, "_colorbar") or not axes.get_visible():
             continue
         # What drawing would settle, without the second that a layout engine takes.
         axes.viewLim  # noqa: B018  (sets the limits)
-        axes.apply_aspect()
+        if not axes.get_axes_locator():
+            axes.apply_aspect()
         for artist in axes.get_children():
             if not artist.get_visible():
                 continue
@@ -244,7 +247,10 @@ def overlapping(found: list[Panel]) -> bool:
 
 def words(figure: Any) -> list[str]:
     """Everything written in a figure except the ticks' numbers."""
-    texts = [*figure.texts]
+    texts, figures = [], [figure]
+    for part in figures:  # grows: a figure may hold figures
+        texts += part.texts
+        figures += part.subfigs
     for axes in _all_axes(figure):
         texts += [axes.title, axes._left_title, axes._right_title, *axes.texts]
         texts += [axes.xaxis.label, axes.yaxis.label]

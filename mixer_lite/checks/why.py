@@ -495,7 +495,7 @@ def _name_shuffle(
     theirs = rearrange(cut, pattern, p1=p, p2=p)  # (b, S, c P P)
     source = rearrange(images.double(), pattern, p1=p, p2=p)
     distance, place = torch.cdist(theirs, source).min(dim=2)  # (b, S) each
-    if float(distance.max()) > 1e-3:
+    if not float(distance.max()) <= 1e-3:  # NaN too
         return
     rows = place.tolist()
     wanted = order.tolist()

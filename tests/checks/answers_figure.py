@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from matplotlib.colors import CenteredNorm, LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
+from mpl_toolkits.axes_grid1 import ImageGrid
 
 import mixer_lite as ml
 from tests.checks.zoo import right, wrong
@@ -91,6 +92,41 @@ def draw_meshes_from_the_top(filters):
     ax.pcolor(np.ma.masked_invalid(big[::-1]), cmap="RdYlBu", vmin=-limit, vmax=limit)
     ax.set(aspect="equal", title="all units")
     return fig
+
+
+@right("filter_figure")
+def draw_in_an_image_grid(filters):
+    figure = plt.figure()
+    grid = ImageGrid(figure, 111, (2, 4), axes_pad=0.1, cbar_mode="single")
+    top = float(filters.abs().max())
+    for ax, f in zip(grid, filters, strict=False):
+        drawn = ax.imshow(f, cmap="bwr", vmin=-top, vmax=top)
+    grid.cbar_axes[0].colorbar(drawn)
+    figure.suptitle("all units, one scale")
+    return figure
+
+
+@right("filter_figure")
+def draw_in_subfigures(filters):
+    figure, top = plt.figure(layout="constrained"), float(filters.abs().max())
+    for part, units in zip(figure.subfigures(2, 1), (filters[:4], filters[4:]), strict=True):
+        for ax, f in zip(part.subplots(1, 4), units, strict=False):
+            ax.imshow(f, cmap="BrBG", vmin=-top, vmax=top)
+        part.suptitle("half of the units")
+    return figure
+
+
+@right("filter_figure")
+def draw_by_extent(filters):
+    n, gh, gw = filters.shape
+    figure, ax = plt.subplots()
+    for u, f in enumerate(filters):
+        left = u * (gw + 1)
+        shown = ax.imshow(f, cmap="PiYG", extent=(left, left + gw, gh, 0))
+        shown.set_clim(-float(filters.abs().max()), float(filters.abs().max()))
+        ax.text(left, -0.5, str(u))
+    ax.set_xlim(-1, n * (gw + 1))
+    return figure
 
 
 @right("filter_figure")
@@ -260,6 +296,21 @@ def draw_all_in_one_place(filters):
         plt.imshow(f, cmap="RdBu_r", vmin=-limit, vmax=limit)
     plt.title("units")
     return plt.gcf()
+
+
+@wrong("filter_figure", "cut off", "xlim")
+def draw_all_but_see_one(filters):
+    figure = draw_by_extent(filters)
+    figure.axes[0].set_xlim(0, filters.shape[2])
+    return figure
+
+
+@wrong("filter_figure", "mirrored", "column 0")
+def draw_from_right_to_left(filters):
+    figure = sheet(filters)
+    for ax in figure.axes:
+        ax.invert_xaxis()
+    return figure
 
 
 @wrong("filter_figure", "no words", "title")
