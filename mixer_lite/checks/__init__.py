@@ -19,8 +19,17 @@ from mixer_lite.checks.images import embedding_kernel, patch_embedding, patchify
 from mixer_lite.checks.mixing import channel_mixing, layer_norm, sublayer, token_mixing
 from mixer_lite.checks.models import convert_google, predict
 from mixer_lite.checks.modules import mixer, mixer_block, mlp_block
+from mixer_lite.checks.reading import (
+    filter_figure,
+    fold_filters,
+    fold_outputs,
+    order_filters,
+    pair_filters,
+    smoothness,
+)
 from mixer_lite.checks.reports import CheckFailed, Finding, Report, hint, progress
 from mixer_lite.checks.training import training_step
+from mixer_lite.checks.why import depth_lens, patch_evidence, reparametrise, shuffle_patches
 
 __all__ = [
     "CheckFailed",
@@ -30,16 +39,26 @@ __all__ = [
     "convert_google",
     "count_macs",
     "count_parameters",
+    "depth_lens",
     "embedding_kernel",
+    "filter_figure",
+    "fold_filters",
+    "fold_outputs",
     "hint",
     "layer_norm",
     "mixer",
     "mixer_block",
     "mlp_block",
+    "order_filters",
+    "pair_filters",
     "patch_embedding",
+    "patch_evidence",
     "patchify",
     "predict",
     "progress",
+    "reparametrise",
+    "shuffle_patches",
+    "smoothness",
     "sublayer",
     "token_mixing",
     "training_step",
