@@ -839,7 +839,8 @@ def _figure_in(got: Any, opened: list[Any]) -> tuple[Any, tuple[str, str] | None
         if not opened:
             fail("returns nothing", f"{_first(says)}, the matplotlib figure.")
         return opened[-1], ("returns nothing", f"{right} {says} (plt.gcf() is the current one).")
-    for part in np.ravel(np.asarray(got, dtype=object)):
+    several = isinstance(got, (list, tuple, np.ndarray))
+    for part in np.ravel(np.asarray(got, dtype=object)) if several else [got]:
         figure = getattr(part, "figure", None)
         if isinstance(figure, FigureBase):
             kind = type(got).__name__
