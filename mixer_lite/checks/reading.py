@@ -632,7 +632,10 @@ def _name_pairing(
         )
     squares = length.square()[:, None] + length.square()
     dot = flat @ flat.T
-    if is_(dot, -(squares - 2 * dot), squares + 2 * dot) or couples((a, b2), (a2, b)) <= theirs:
+    if (
+        is_(dot, -(squares - 2 * dot), squares + 2 * dot)
+        or plain | couples((a, b2), (a2, b)) == theirs
+    ):
         fail(
             "strength counted",
             "Strong filters look more opposite than weak ones to your measure. Divide each filter "
