@@ -6,13 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mixer_lite.muon import Muon, flatten_spectrum
 from mixer_lite.specs import CIFAR10_CLASSES, create_model
 from mixer_lite.train import (
-    Muon,
     Recipe,
     _augment,
     _Workers,
-    flatten_spectrum,
     init_weights,
     learning_rate_share,
     make_optimizers,
@@ -193,11 +192,37 @@ def test_interrupted_write_leaves_the_old_checkpoint(tmp_path, data, monkeypatch
     train("mixer_pico_cifar10", tmp_path, recipe=SMALL, stop_after=1, **data)
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
-    def breaks(state, path):
-        path.write_bytes(b"half a file")
+    def breaks(state, file):
+        file.write(b"half a file")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", breaks)
     with pytest.raises(KeyboardInterrupt):
         train("mixer_pico_cifar10", tmp_path, recipe=SMALL, stop_after=2, **data)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_watching_sees_every_step_and_a_stop_loses_nothing(tmp_path, data):
+    moments = []
+
+    def until(step):
+        def watch(moment):
+            moments.append(moment)
+            return moment.step == step
+
+        return watch
+
+    kw = dict(recipe=SMALL, seed=4, **data)
+    whole = train("mixer_pico_cifar10", tmp_path / "whole", **kw)
+    for step in (2, 7, 0):  # in the middle of two epochs; the last call goes on to the end
+        parts = train("mixer_pico_cifar10", tmp_path / "parts", watch=until(step), **kw)
+    for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert [m.step for m in moments] == list(range(1, 16))
+    assert {m.total for m in moments} == {15}
+    assert [m.epoch for m in moments] == [1] * 5 + [2] * 5 + [3] * 5
+    assert all(m.loss > 0 and m.seconds > 0 for m in moments) and moments[-1].lr_share == 0
+    assert moments[-1].model is parts and len(moments[-1].log) == 3
+    assert list(moments[-1].snapshots) == snapshot_steps(15, 4)
+    logs = [(tmp_path / d / "log.csv").read_text().splitlines() for d in ("whole", "parts")]
+    assert all(a.rpartition(",")[0] == b.rpartition(",")[0] for a, b in zip(*logs, strict=True))

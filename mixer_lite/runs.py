@@ -1,0 +1,141 @@
+"""A run's folder: checkpoints that outlive a crash or a full disk, the log, the curves."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+LAST, BEFORE, DAMAGED = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.damaged"
+
+
+def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> bool:
+    """Keep a run's state as the last checkpoint, and the one that was the last before it.
+
+    ``identity`` is what the run was asked to do: :func:`load_state` wants the same.
+
+    The file is written aside and moved into place: at every moment a whole one is there. A disk
+    that is full costs one sentence and not the run; the checkpoints that were there stay.
+
+    Returns:
+        Whether it was written.
+    """
+    last = folder / LAST
+
+    def moved(partial: Path) -> None:
+        if last.exists():
+            os.replace(last, folder / BEFORE)
+        os.replace(partial, last)
+
+    whole = dict(identity=identity, state=state)
+    return _written(last, lambda file: torch.save(whole, file), moved)
+
+
+def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state that :func:`save_state` kept last, or the one before it when that is damaged.
+
+    The folder is made where there is none.
+
+    Returns:
+        The state, on the CPU; ``None`` when the folder holds none.
+
+    Raises:
+        ValueError: all that is there is damaged, or of a run that was asked something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    damaged = []
+    for path in (folder / LAST, folder / BEFORE):
+        if not path.exists():
+            continue
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            found, state = saved["identity"], saved["state"]
+        except Exception as error:  # a damaged file raises many kinds
+            damaged.append(f"{path} is damaged ({_reason(error)})")
+            continue
+        other = [k for k in identity if found.get(k) != identity[k]]
+        if other:
+            raise ValueError(
+                f"{path} belongs to a run with other settings ({', '.join(other)}): give another "
+                f"folder, or the settings it was started with."
+            )
+        if damaged:
+            os.replace(folder / LAST, folder / DAMAGED)  # lest it take the good one's place
+            say(f"{damaged[0]}: the run goes on from the checkpoint before it.")
+        return state
+    if damaged:
+        raise ValueError(
+            f"{' and '.join(damaged)}: give another folder, or delete this one to begin again."
+        )
+    return None
+
+
+def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """All rows as ``log.csv``, whole or not at all."""
+    if not rows:
+        return
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
+    writer.writeheader()
+    writer.writerows(rows)
+    path = folder / "log.csv"
+    _written(
+        path,
+        lambda file: file.write(text.getvalue().encode()),
+        lambda partial: os.replace(partial, path),
+    )
+
+
+class Curves:
+    """The numbers of the log as TensorBoard's curves, in ``tensorboard/``, where it is installed.
+
+    A run that goes on overwrites what was drawn beyond its checkpoint.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self.writer: Any = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(folder / "tensorboard", purge_step=step)
+
+    def add(self, row: dict[str, Any], step: int) -> None:
+        """Draw a row of the log at a step."""
+        if self.writer:
+            for name, value in row.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
+
+
+def say(sentence: str) -> None:
+    """A sentence on stderr that leaves a progress bar whole."""
+    from tqdm.auto import tqdm
+
+    tqdm.write(sentence, file=sys.stderr)
+
+
+def _written(path: Path, write: Callable[[BinaryIO], Any], move: Callable[[Path], None]) -> bool:
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before it takes the old one's place
+        move(partial)
+    except (OSError, RuntimeError) as error:  # PyTorch's writer turns the one into the other
+        partial.unlink(missing_ok=True)
+        say(f"{path} could not be written ({_reason(error)}): the run goes on; free some space.")
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" ...")
