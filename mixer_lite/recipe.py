@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from mixer_lite.model import MlpMixer, mixer_blocks
 from mixer_lite.muon import Muon
+from mixer_lite.specs import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,54 @@ class Recipe:
     clip: float = 0.0
     ema: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name, allowed in _ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                wanted = " or ".join(map(repr, allowed))
+                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)!r}.")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}.")
+        if self.cutmix + self.mixup > 1:
+            raise ValueError(
+                f"cutmix and mixup share one draw, so together they are at most 1, "
+                f"not {self.cutmix + self.mixup}."
+            )
+
+
+_ALLOWED = {
+    "token_optimizer": ("muon", "adamw"),
+    "channel_optimizer": ("muon", "adamw"),
+    "decay_shape": ("linear", "cosine"),
+}
 
 # The bundled models' own choices, where they differ. Fewer epochs ask for less augmentation; four
 # times as many tokens and twice as many units hold more patterns.
 RECIPES = {
     "mixer_grid16_cifar10": Recipe(epochs=20, token_rank=12, auto_augment=0.25, cutmix=0.25),
 }
+
+
+def with_choices(recipe: Recipe, choices: Iterable[str]) -> Recipe:
+    """The recipe with choices that are written as ``name=value``, for example ``clip=1.0``.
+
+    Raises:
+        ValueError: there is no such choice, or the value is of another kind.
+    """
+    known = {field.name: getattr(Recipe(), field.name) for field in fields(Recipe)}
+    changes: dict[str, Any] = {}
+    for choice in choices:
+        name, _, text = choice.partition("=")
+        if name not in known:
+            hint = did_you_mean(name, known, f"Choose from {', '.join(known)}.")
+            raise ValueError(f"The recipe has no choice named {name!r}. {hint}")
+        kind = type(known[name])
+        try:
+            nothing = text == "None" and name in ("token_rank", "token_std")
+            changes[name] = None if nothing else kind(text)
+        except ValueError:
+            raise ValueError(f"{name} must be a number like {known[name]}, not {text!r}.") from None
+    return replace(recipe, **changes)
 
 
 def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimizer]:

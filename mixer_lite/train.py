@@ -231,7 +231,7 @@ def train(
     compile: bool = False,
     stop_after: int | None = None,
     save_every: float = 60.0,
-    progress: bool = False,
+    progress: bool = True,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     watch: Callable[[Moment], bool | None] | None = None,
 ) -> MlpMixer:
@@ -410,6 +410,4 @@ def _check(
         raise ValueError(
             f"labels must be {len(images)} numbers from 0 to {model.num_classes - 1}, one an image."
         )
-    if recipe.cutmix + recipe.mixup > 1:
-        raise ValueError("cutmix and mixup are probabilities of one draw: at most 1 together.")
     return count // batch
