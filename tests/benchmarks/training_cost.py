@@ -21,7 +21,8 @@ import torch.nn.functional as F
 
 from mixer_lite.model import MlpMixer
 from mixer_lite.recipe import Recipe, init_weights, make_optimizers
-from mixer_lite.train import _keep_memory, _Workers, train_step
+from mixer_lite.train import train_step
+from mixer_lite.workers import Workers, keep_memory
 
 ROUNDS = 5
 PATCH = 4
@@ -41,7 +42,7 @@ class Setting:
         self.recipe = Recipe()
         init_weights(model, self.recipe)
         self.tokens, self.batch = model.num_tokens, batch
-        self.workers, self.optimizers = _Workers(model), make_optimizers(model, self.recipe)
+        self.workers, self.optimizers = Workers(model), make_optimizers(model, self.recipe)
         self.x = torch.randn(batch, 3, side, side)
         self.y = F.one_hot(torch.arange(batch) % 10, 10).float()
 
@@ -54,7 +55,7 @@ class Setting:
 
 def peak(setting: tuple[int, int]) -> float:
     """Megabytes that three steps take on top of what was there before."""
-    _keep_memory()
+    keep_memory()
     one = Setting(*setting)
     before = psutil.Process().memory_info().rss
     for _ in range(3):
@@ -84,7 +85,7 @@ def table(title: str, settings: list[tuple[int, int]]) -> None:
 
 
 if __name__ == "__main__":
-    _keep_memory()
+    keep_memory()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, PyTorch {torch.__version__}")
     table("Step against number of tokens", TOKENS)
     table("Step against batch", BATCHES)
