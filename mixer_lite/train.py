@@ -2,307 +2,114 @@
 
     mixer-lite train mixer_nano_cifar10 --out runs/nano
 
-goes on where it was interrupted, gives the same weights from the same seed on the same kind of
-machine, and holds out training images to choose by with ``--holdout 5000``.
+goes on where it was interrupted, at whatever moment, gives the same weights from the same seed on
+the same kind of machine, and holds out training images to choose by with ``--holdout 5000``.
 """
 
 from __future__ import annotations
 
-import csv
-import ctypes
-import os
-import platform
+import math
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_lite.checkpoints import save_checkpoint
-from mixer_lite.filters import smoothness, token_filters, variety
-from mixer_lite.model import MlpMixer, mixer_blocks
-from mixer_lite.specs import create_model
+from mixer_lite.augment import augmentation
+from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD
+from mixer_lite.measures import accuracy, filter_figures, normalize, snapshot_steps, token_weights
+from mixer_lite.model import MlpMixer
+from mixer_lite.processes import Processes, processes
+from mixer_lite.recipe import (
+    RECIPES,
+    Recipe,
+    init_weights,
+    learning_rate_share,
+)
+from mixer_lite.runs import ADVICE, Curves, Moment, Run, load_state, save_state, write_log
+from mixer_lite.specs import CIFAR10_CLASSES, create_model
+from mixer_lite.workers import Workers
 
-# Per-channel mean and standard deviation of CIFAR-10's training images, on a 0-1 scale.
-CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Every choice of the recipe. Learning rates are peaks; decay is decoupled from them.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        warmup_epochs: linear rise of the learning rates from zero.
-        decay_share: last part of the training in which they fall linearly to zero.
-        channel_lr, channel_decay: Muon on the channel-mixing matrices.
-        token_lr, token_decay, token_momentum, token_rank, token_std: the token-mixing
-            matrices' own optimizer (see :class:`Muon`) and initial standard deviation.
-        other_lr, other_decay: AdamW on the rest (stem, head, biases, LayerNorms).
-        shift: largest shift of the random crops, pixels.
-        auto_augment: share of the images that go through AutoAugment's policy for CIFAR-10.
-        cutmix: probability that a step pastes rectangles between images (CutMix).
-        label_smoothing: share of the target spread over all classes.
-        snapshots: how many times the token-mixing weights are kept along the way.
-    """
-
-    epochs: int = 60
-    batch_size: int = 256
-    warmup_epochs: float = 1.0
-    decay_share: float = 0.6
-    channel_lr: float = 0.02
-    channel_decay: float = 0.02
-    token_lr: float = 0.004
-    token_decay: float = 0.05
-    token_momentum: float = 0.98
-    token_rank: int = 8
-    token_std: float = 0.004
-    other_lr: float = 2e-3
-    other_decay: float = 0.02
-    shift: int = 4
-    auto_augment: float = 0.5
-    cutmix: float = 0.5
-    label_smoothing: float = 0.1
-    snapshots: int = 22
+__all__ = ["RECIPES", "Moment", "Recipe", "train", "train_step"]
 
 
-# The bundled models' own choices, where they differ. Fewer epochs ask for less augmentation; four
-# times as many tokens and twice as many units hold more patterns.
-RECIPES = {
-    "mixer_grid16_cifar10": Recipe(epochs=20, token_rank=12, auto_augment=0.25, cutmix=0.25),
-}
+_random = Lock()
 
 
-def flatten_spectrum(matrices: Tensor, rank: int | None = None, steps: int = 5) -> Tensor:
-    """Make the directions of each matrix equally long: ``U S V^T -> U V^T``, ``(n, rows, cols)``.
-
-    With ``rank=None`` all of them, approximately: five steps of the quintic Newton-Schulz
-    iteration of Muon (Jordan et al. 2024), in float32 because many CPUs are a hundred times
-    slower in bfloat16. With a rank the strongest so many alone, by singular value
-    decomposition, scaled to the Frobenius norm that all of them would have.
-    """
-    if rank is not None:
-        u, s, vt = torch.linalg.svd(matrices, full_matrices=False)
-        scale = (s.shape[1] / rank) ** 0.5
-        keep = (s[:, :rank] > 0).to(s.dtype) * scale  # a gradient of zero gives no update
-        return (u[:, :, :rank] * keep[:, None]) @ vt[:, :rank]
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
-    for _ in range(steps):
-        a = x @ x.mT  # (n, rows, rows)
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.mT if tall else x
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    # The caller's own random numbers stay as they were, and two runs do not mix theirs.
+    with _random, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
-class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose update has equally long directions (Jordan et al. 2024).
-
-    ``rank=None`` is Muon (the tests compare it with ``torch.optim.Muon``): every direction of a
-    matrix learns at one rate, noise included. With a rank only the strongest directions of the
-    moment learn: those that many steps agree on, yet several of them, and not the first alone.
-
-    All parameters of a group must be matrices of one shape; they are updated as one stack.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float,
-        weight_decay: float = 0.0,
-        momentum: float = 0.95,
-        rank: int | None = None,
-    ):
-        defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, rank=rank)
-        super().__init__(params, defaults)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            updates = []
-            for p in params:
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                updates.append(p.grad.lerp(buffer, group["momentum"]))
-            update = flatten_spectrum(torch.stack(updates), group["rank"])  # (n, rows, cols)
-            rows, cols = params[0].shape
-            length = group["lr"] * max(1.0, rows / cols) ** 0.5
-            for p, u in zip(params, update, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u, alpha=length)
+def step_seed(seed: int, step: int) -> int:
+    """All that is random in a step follows from this number, so a run can go on from any step."""
+    return int(np.random.SeedSequence([abs(seed), step]).generate_state(1, np.uint64)[0])
 
 
-def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon on channel mixing, its low-rank form on token mixing, AdamW on everything else."""
-    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
-    for block in mixer_blocks(model):
-        for mixing in ("mlp_tokens", "mlp_channels"):
-            for layer in ("fc1", "fc2"):
-                weight = getattr(getattr(block, mixing), layer).weight
-                groups.setdefault((mixing, layer), []).append(weight)
-    tokens = [{"params": params} for (m, _), params in groups.items() if m == "mlp_tokens"]
-    channels = [{"params": params} for (m, _), params in groups.items() if m == "mlp_channels"]
-    matrices = {id(p) for params in groups.values() for p in params}
-    rest = [p for p in model.parameters() if id(p) not in matrices]
-    return [
-        Muon(channels, lr=recipe.channel_lr, weight_decay=recipe.channel_decay),
-        Muon(
-            tokens,
-            lr=recipe.token_lr,
-            weight_decay=recipe.token_decay,
-            momentum=recipe.token_momentum,
-            rank=recipe.token_rank,
-        ),
-        torch.optim.AdamW(
-            rest, lr=recipe.other_lr, weight_decay=recipe.other_decay, betas=(0.9, 0.98)
-        ),
-    ]
-
-
-def init_weights(model: MlpMixer, recipe: Recipe) -> None:
-    """Small token-mixing matrices, so that no initial noise outlives the training; zero head."""
-    for block in mixer_blocks(model):
-        for layer in (block.mlp_tokens.fc1, block.mlp_tokens.fc2):
-            nn.init.normal_(layer.weight, std=recipe.token_std)
-            nn.init.zeros_(layer.bias)
-    for parameter in model.head.parameters():
-        nn.init.zeros_(parameter)  # as in the official code
-
-
-def learning_rate_share(progress: float, recipe: Recipe) -> float:
-    """Share of the peak learning rate: warm-up, plateau, linear fall to zero.
-
-    ``progress`` is the part of the training that is done, from 0 to 1.
-    """
-    rise = progress * recipe.epochs / recipe.warmup_epochs if recipe.warmup_epochs else 1.0
-    fall = (1 - progress) / recipe.decay_share if recipe.decay_share else 1.0
-    return max(0.0, min(1.0, rise, fall))
-
-
-def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Bytes to normalised floats: ``(b, 3, h, w) -> (b, 3, h, w)``."""
-    shape = (1, -1, 1, 1)
-    m, s = (torch.tensor(v, device=images.device).view(shape) for v in (mean, std))
-    return (images.float() / 255 - m) / s
-
-
-@torch.no_grad()
-def accuracy(model: MlpMixer, images: Tensor, labels: Tensor, batch_size: int = 250) -> float:
-    """Share of images whose highest logit is the right class; images are normalised floats."""
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
-    return right / len(labels)
-
-
-def filter_figures(model: MlpMixer) -> tuple[list[float], list[float]]:
-    """Per block: mean smoothness of the fc1 filters, and their variety."""
-    filters = [token_filters(model, i) for i in range(model.num_blocks)]
-    return [smoothness(f).mean().item() for f in filters], [variety(f) for f in filters]
-
-
-def token_weights(model: MlpMixer) -> dict[str, Tensor]:
-    """All token-mixing matrices in half precision: ``fc1 (L, D_S, S)``, ``fc2 (L, S, D_S)``."""
-    layers = ("fc1", "fc2")
-    stacks = {k: [getattr(b.mlp_tokens, k).weight for b in mixer_blocks(model)] for k in layers}
-    return {k: torch.stack(v).detach().half().cpu() for k, v in stacks.items()}
-
-
-def snapshot_steps(total: int, count: int) -> list[int]:
-    """Steps after which to keep the filters: from 0 to the end, closer together early on."""
-    if count < 2:
-        return [total]
-    return sorted({round(total * (i / (count - 1)) ** 2) for i in range(count)})
-
-
-class _Workers:
-    """Gradient of a batch, computed in fixed parts on all cores at once.
-
-    A part of 4096 tokens stays in the processor's cache, and one thread a part beats all threads
-    on one operation by about a quarter. Parts are summed in their order, so the result does not
-    depend on the number of cores.
-    """
-
-    def __init__(self, model: MlpMixer, bfloat16: bool = False, part: int | None = None):
-        self.model, self.bfloat16 = model, bfloat16
-        self.part = part or max(1, 4096 // model.num_tokens)  # images
-        self.params = list(model.parameters())
-        self.on_cpu = self.params[0].device.type == "cpu"
-        if self.on_cpu:
-            torch.set_num_threads(1)
-            self.pool = ThreadPoolExecutor(
-                os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,)
-            )
-
-    def _part(self, x: Tensor, y: Tensor, share: float, smoothing: float) -> tuple[Any, ...]:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = self.model(x)
-        loss = F.cross_entropy(logits.float(), y, label_smoothing=smoothing) * share
-        return loss.detach(), torch.autograd.grad(loss, self.params)
-
-    def gradient(self, x: Tensor, y: Tensor, smoothing: float) -> float:
-        """Set every parameter's ``grad``; return the mean loss."""
-        size = self.part if self.on_cpu else len(x)
-        parts = [
-            (a, b, len(a) / len(x), smoothing)
-            for a, b in zip(x.split(size), y.split(size), strict=True)
-        ]
-        run = self.pool.map if self.on_cpu else map
-        losses, grads = zip(*run(lambda args: self._part(*args), parts), strict=True)
-        for param, pieces in zip(self.params, zip(*grads, strict=True), strict=True):
-            param.grad = sum(pieces[1:], start=pieces[0])
-        return float(sum(losses))
-
-
-def _augment(recipe: Recipe, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    from torchvision.transforms import v2
-
-    one = v2.Compose(
-        [
-            v2.RandomCrop(32, padding=recipe.shift, padding_mode="reflect"),
-            v2.RandomHorizontalFlip(),
-        ]
+@lru_cache(maxsize=4)
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch, from 0, takes ``count`` images."""
+    return torch.randperm(
+        count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch + 1)
     )
-    grey = [round(255 * m) for m in CIFAR10_MEAN]
-    policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=grey)
-    some = v2.RandomApply([policy], p=recipe.auto_augment)
-    cutmix = v2.CutMix(num_classes=num_classes)
-
-    def augment(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        images = torch.stack([one(image) for image in images])
-        # Four images share a draw of the policy, which takes a quarter of the time.
-        images = torch.cat([some(few) for few in images.split(4)])
-        if torch.rand(()) < recipe.cutmix:
-            return cutmix(images, labels)  # labels become (b, num_classes) shares
-        return images, F.one_hot(labels, num_classes).float()
-
-    return augment
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    # Written aside and moved into place: an interruption leaves the old file or the new one.
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+def train_step(
+    workers: Workers,
+    optimizers: Sequence[torch.optim.Optimizer],
+    x: Tensor,
+    y: Tensor,
+    share: float,
+    recipe: Recipe,
+    team: Processes | None = None,
+) -> float:
+    """One step on a batch, or on this process's part of it; the mean loss of the whole batch.
+
+    Args:
+        workers: they compute the gradient.
+        optimizers: of :func:`make_optimizers`.
+        x: normalised images ``(b, 3, h, w)``.
+        y: their classes as shares ``(b, num_classes)``.
+        share: of the peak learning rates.
+        recipe: smoothing and clipping.
+        team: the processes that share the batch.
+
+    Raises:
+        RuntimeError: the loss is not a finite number; no weight has changed.
+    """
+    loss = workers.gradient(x, y, recipe.label_smoothing)
+    if team is not None and team.count > 1:
+        loss = _average(workers.params, loss, team)
+    if not math.isfinite(loss):
+        raise RuntimeError(f"The loss is {loss}. {ADVICE}")
+    if recipe.clip:
+        nn.utils.clip_grad_norm_(workers.params, recipe.clip)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
+        optimizer.step()
+    return loss
 
 
-def _keep_memory() -> None:
-    # glibc hands big blocks back to the system after every operation; keeping them saves time.
-    if platform.system() == "Linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+def _average(params: list[nn.Parameter], loss: float, team: Processes) -> float:
+    # Every process has as many images, so the batch's gradient is the mean of theirs.
+    grads = [p.grad.flatten() for p in params if p.grad is not None]
+    flat = torch.cat([*grads, grads[0].new_tensor([loss])])  # one message for all
+    *pieces, mean = team.mean(flat).split([p.numel() for p in params] + [1])
+    for param, piece in zip(params, pieces, strict=True):
+        param.grad = piece.view_as(param)
+    return float(mean)
 
 
 def train(
@@ -312,139 +119,195 @@ def train(
     recipe: Recipe | None = None,
     images: Tensor,
     labels: Tensor,
+    class_names: Sequence[str] = CIFAR10_CLASSES,
+    mean: tuple[float, float, float] = CIFAR10_MEAN,
+    std: tuple[float, float, float] = CIFAR10_STD,
+    source: str = "CIFAR-10",
     holdout: int = 0,
     seed: int = 0,
     device: str = "cpu",
     bfloat16: bool | None = None,
+    compile: bool = False,
     stop_after: int | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
+    watch: Callable[[Moment], bool | None] | None = None,
 ) -> MlpMixer:
     """Train a named model from scratch, or go on where ``out`` was left.
 
+    Started by ``torchrun`` or ``accelerate launch``, every process computes its part of each
+    batch; the first one alone writes, reports and watches.
+
     Args:
-        name: one of ``list_models()``, for 32-pixel images.
-        out: folder for ``checkpoint.pt``, ``log.csv``, and at the end ``weights.safetensors``
-            (float32) and ``snapshots.safetensors``.
+        name: one of ``list_models()``.
+        out: folder for ``checkpoint.pt`` and the one before it, ``log.csv``, TensorBoard's curves
+            where it is installed, and at the end ``weights.safetensors`` (float32) and
+            ``snapshots.safetensors``.
         recipe: the choices; those of the bundled weights of this name unless given.
-        images: training images, bytes ``(n, 3, 32, 32)``.
+        images: training images, bytes ``(n, 3, h, w)`` of the model's size.
         labels: their classes ``(n,)``.
+        class_names: one name a class.
+        mean, std: of each channel, on a 0-1 scale: what the images are normalised by.
+        source: what the images are, for the model's own record.
         holdout: so many of the training images are kept out and measured after each epoch.
         seed: of initial weights, order and augmentation.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"``, ``"cuda"`` or another of PyTorch's.
         bfloat16: matrix products in half the bits. Twice as fast on a CPU with AVX-512-BF16 or
             AMX, far slower on one without; as a rule on a GPU and not on a CPU.
+        compile: let ``torch.compile`` rewrite the model for this machine.
         stop_after: leave after this many epochs, as an interruption would.
+        save_every: seconds between checkpoints; one is also made at the end of each epoch.
+        progress: show a bar with the time left, on a terminal or in a notebook.
         report: called with each row of the log.
+        watch: called with a :class:`Moment` after each step. When it returns True, the run saves
+            a checkpoint of this very step and ends; another call with the same ``out`` goes on
+            as if there had been no stop.
+
+    Returns:
+        The model as far as it is trained; with ``recipe.ema`` the averaged one.
 
     Raises:
-        ValueError: ``out`` holds another run's checkpoint, or too few images are left to train on.
+        ValueError: ``out`` holds another run's checkpoint or damaged ones alone, too few images
+            are left to train on, or they are not of the model's size or number of classes.
+        RuntimeError: the loss is no longer a number; ``out`` keeps the last good checkpoint.
     """
+    from tqdm.auto import tqdm
+
     recipe = recipe or RECIPES.get(name, Recipe())
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    steps_per_epoch = (len(images) - holdout) // recipe.batch_size
-    if steps_per_epoch < 1:
-        raise ValueError(
-            f"{len(images) - holdout} images are fewer than one batch of {recipe.batch_size}."
-        )
+    team = processes(device)
+    with _seeded(seed):
+        model = create_model(name, num_classes=len(class_names))
+        init_weights(model, recipe)
+    steps_per_epoch = _check(model, recipe, images, labels, holdout, team)
     total = recipe.epochs * steps_per_epoch
-    bfloat16 = device != "cpu" if bfloat16 is None else bfloat16
-    _keep_memory()
-
-    torch.manual_seed(seed)
-    model = create_model(name)
-    init_weights(model, recipe)
-    model.to(device)
-    optimizers = make_optimizers(model, recipe)
-    peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    split = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    held, kept = split[:holdout], split[holdout:]
-    held_images = normalize(images[held], CIFAR10_MEAN, CIFAR10_STD).to(device)
-
-    identity = dict(
-        name=name, recipe=asdict(recipe), seed=seed, holdout=holdout, images=len(images),
-        bfloat16=bfloat16,
-    )  # fmt: skip
-    checkpoint = out / "checkpoint.pt"
-    log: list[dict[str, Any]] = []
-    snapshots: dict[int, dict[str, Tensor]] = {0: token_weights(model)}
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state["identity"] != identity:
-            raise ValueError(
-                f"{checkpoint} belongs to a run with other settings: give another folder, "
-                f"or the settings it was started with."
-            )
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        log, snapshots, first = state["log"], state["snapshots"], state["epochs_done"]
-
+    bfloat16 = team.device.type != "cpu" if bfloat16 is None else bfloat16
     assert model.config is not None  # named models have one
     model.config = replace(
-        model.config,
-        mean=CIFAR10_MEAN,
-        std=CIFAR10_STD,
-        source=f"trained on CIFAR-10 with Mixer Lite's recipe, {recipe.epochs} epochs, seed {seed}",
-    )
-    workers = _Workers(model, bfloat16)
-    augment = _augment(recipe, model.num_classes)
-    keep_at = set(snapshot_steps(total, recipe.snapshots))
-    for epoch in range(first, min(recipe.epochs, stop_after or recipe.epochs)):
-        started, loss = time.monotonic(), 0.0
-        # Everything random in an epoch follows from the seed and the epoch's number.
-        torch.manual_seed(seed * 100_003 + epoch + 1)
-        order = kept[torch.randperm(len(kept))][: steps_per_epoch * recipe.batch_size]
-        for i, index in enumerate(order.split(recipe.batch_size)):
-            step = epoch * steps_per_epoch + i
-            share = learning_rate_share((step + 1) / total, recipe)
-            for optimizer, base in zip(optimizers, peaks, strict=True):
-                for group, lr in zip(optimizer.param_groups, base, strict=True):
-                    group["lr"] = lr * share
+        model.config, mean=mean, std=std, class_names=tuple(class_names),
+        source=f"trained on {source} with Mixer Lite's recipe, {recipe.epochs} epochs, seed {seed}",
+    )  # fmt: skip
+    run = Run(model.to(team.device), recipe)
+    split = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    held, kept = split[:holdout], split[holdout:]
+    held_images = normalize(images[held], mean, std).to(team.device)
+
+    out = Path(out)
+    identity = dict(
+        name=name, recipe=asdict(recipe), seed=seed, holdout=holdout, bfloat16=bfloat16,
+        compile=compile, class_names=list(class_names), images=len(images),
+        content=[zlib.adler32(data.contiguous().numpy().data) for data in (images, labels)],
+    )  # fmt: skip
+    state = team.first(lambda: load_state(out, identity))
+    if state is not None:
+        run.load(state)
+
+    saved_at = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved_at
+        if team.rank == 0:
+            save_state(out, identity, run.state())
+        saved_at = time.monotonic()
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(step, steps_per_epoch)
+        index = kept[epoch_order(len(kept), seed, epoch)].split(recipe.batch_size)[place]
+        with _seeded(step_seed(seed, step)):
             x, y = augment(images[index], labels[index])
-            x = normalize(x.to(device), CIFAR10_MEAN, CIFAR10_STD)
-            loss += workers.gradient(x, y.to(device), recipe.label_smoothing)
-            for optimizer in optimizers:
-                optimizer.step()
-            if step + 1 in keep_at:
-                snapshots[step + 1] = token_weights(model)
-        smooth, varied = filter_figures(model)
-        row: dict[str, Any] = dict(epoch=epoch + 1, steps=(epoch + 1) * steps_per_epoch)
-        row |= dict(loss=round(loss / steps_per_epoch, 4), lr_share=round(share, 4))
-        if holdout:
-            row["held_out_accuracy"] = accuracy(model, held_images, labels[held].to(device))
-        row |= dict(
-            smoothness=round(sum(smooth) / len(smooth), 4),
-            variety=round(sum(varied) / len(varied), 4),
-            seconds=round(time.monotonic() - started, 1),
+        # All processes augment the same whole batch, and each takes its part of it.
+        x, y = (whole.chunk(team.count)[team.rank].to(team.device) for whole in (x, y))
+        return normalize(x, mean, std), y
+
+    last = min(recipe.epochs, stop_after or recipe.epochs) * steps_per_epoch
+    keep_at = set(snapshot_steps(total, recipe.snapshots))
+    augment = augmentation(recipe, model.num_classes, model.image_size, mean)
+    curves = Curves(out, run.step) if team.rank == 0 else None
+    shown = progress and team.rank == 0
+    with (
+        Workers(model, bfloat16, compile=compile) as workers,
+        tqdm(total=total, initial=run.step, unit="step", disable=None if shown else True) as bar,
+    ):
+        stop = False
+        while run.step < last and not stop:
+            started = time.perf_counter()
+            share = learning_rate_share((run.step + 1) / total, recipe)
+            x, y = batch(run.step)
+            loss = train_step(workers, run.optimizers, x, y, share, recipe, team)
+            if run.average:
+                run.average.update_parameters(model)
+            epoch = run.step // steps_per_epoch + 1
+            run.step += 1
+            if run.step in keep_at:
+                run.snapshots[run.step] = token_weights(run.best)
+            seconds = time.perf_counter() - started
+            run.loss, run.seconds = run.loss + loss, run.seconds + seconds
+            bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+
+            ends = run.step % steps_per_epoch == 0
+            if ends and team.rank == 0:
+                row: dict[str, Any] = dict(epoch=epoch, steps=run.step)
+                row |= dict(loss=round(run.loss / steps_per_epoch, 4), lr_share=round(share, 4))
+                if holdout:
+                    right = accuracy(run.best, held_images, labels[held].to(team.device))
+                    row["held_out_accuracy"] = right
+                smooth, varied = filter_figures(run.best)
+                row |= dict(
+                    smoothness=round(sum(smooth) / len(smooth), 4),
+                    variety=round(sum(varied) / len(varied), 4),
+                    seconds=round(run.seconds, 1),
+                )
+                run.log.append(row)
+            if ends:
+                run.loss, run.seconds = 0.0, 0.0
+            if watch is not None:
+                moment = Moment(
+                    run.step, total, epoch, loss, share, seconds, model, run.snapshots, run.log
+                )
+                stop = bool(team.first(partial(watch, moment)))
+            if ends or stop or time.monotonic() - saved_at > save_every:
+                save()
+            if ends and curves:
+                write_log(out, run.log)
+                curves.add(row, run.step)
+                report(row)
+    if run.step == total and team.rank == 0:
+        write_log(out, run.log)
+        run.export(out)
+    return run.best
+
+
+def _check(
+    model: MlpMixer,
+    recipe: Recipe,
+    images: Tensor,
+    labels: Tensor,
+    holdout: int,
+    team: Processes,
+) -> int:
+    """Steps of an epoch.
+
+    Raises:
+        ValueError: as :func:`train` says.
+    """
+    count, batch = len(images) - holdout, recipe.batch_size
+    if count < batch:
+        raise ValueError(f"{count} images are fewer than one batch of {batch}.")
+    if batch % team.count:
+        raise ValueError(
+            f"A batch of {batch} cannot be shared equally by {team.count} processes: choose a "
+            f"number of processes that divides it."
         )
-        log.append(row)
-        _save(
-            checkpoint,
-            dict(
-                identity=identity,
-                model=model.state_dict(),
-                optimizers=[o.state_dict() for o in optimizers],
-                log=log,
-                snapshots=snapshots,
-                epochs_done=epoch + 1,
-            ),
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, *model.image_size):
+        raise ValueError(
+            f"images must be bytes (n, 3, {', '.join(map(str, model.image_size))}), not "
+            f"{images.dtype} {tuple(images.shape)}."
         )
-        with (out / "log.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            writer.writeheader()
-            writer.writerows(log)
-        report(row)
-    if log and log[-1]["epoch"] == recipe.epochs:
-        _export(model, snapshots, out)
-    return model
-
-
-def _export(model: MlpMixer, snapshots: dict[int, dict[str, Tensor]], out: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_checkpoint(model, out / "weights.safetensors")
-    steps = sorted(snapshots)
-    stacks = {k: torch.stack([snapshots[s][k] for s in steps]) for k in ("fc1", "fc2")}
-    save_file({**stacks, "step": torch.tensor(steps)}, out / "snapshots.safetensors")
+    if len(labels) != len(images) or not 0 <= int(labels.min()) <= int(labels.max()) < (
+        model.num_classes
+    ):
+        raise ValueError(
+            f"labels must be {len(images)} numbers from 0 to {model.num_classes - 1}, one an image."
+        )
+    return count // batch

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 import mixer_lite as ml
+from mixer_lite.measures import accuracy, filter_figures, normalize
 from mixer_lite.predict import logits
-from mixer_lite.train import accuracy, filter_figures, normalize
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_SNAPSHOTS = 3_000_000  # bytes
@@ -33,8 +33,9 @@ def main(run: Path, machine: str) -> None:
     torch.set_num_threads(2)
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     name, recipe = checkpoint["identity"]["name"], checkpoint["identity"]["recipe"]
-    if checkpoint["epochs_done"] != recipe["epochs"]:
-        raise SystemExit(f"{run} is not finished: {checkpoint['epochs_done']} epochs are done.")
+    epochs_done = len(checkpoint["state"]["log"])
+    if epochs_done != recipe["epochs"]:
+        raise SystemExit(f"{run} is not finished: {epochs_done} epochs are done.")
     full = ml.load_checkpoint(run / "weights.safetensors")
     weights = data / f"{name}.safetensors"
     ml.save_checkpoint(full, weights, dtype=torch.float16)
@@ -122,7 +123,7 @@ def _markdown(card: dict, log: list[dict[str, str]], model: ml.MlpMixer) -> str:
         f"On CIFAR-10's 50,000 training images (Krizhevsky 2009), from random weights, seed "
         f"{card['seed']}, with `mixer-lite train {card['name']}{' --bfloat16' * card['bfloat16']}`:"
         f" {card['training_hours']} hours on {card['machine']}, PyTorch {card['torch']}. The "
-        "test images took no part in any choice. `mixer_lite/train.py` explains each setting:",
+        "test images took no part in any choice. `mixer_lite/recipe.py` explains each setting:",
         "",
         "```",
         *(f"{k} = {v}" for k, v in card["recipe"].items()),

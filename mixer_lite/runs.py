@@ -1,0 +1,257 @@
+"""A training run: its state, and a folder with checkpoints that outlive a crash or a full disk."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+import sys
+import textwrap
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mixer_lite.checkpoints import save_checkpoint
+from mixer_lite.measures import token_weights
+from mixer_lite.model import MlpMixer
+from mixer_lite.recipe import Recipe, make_optimizers
+
+ADVICE = (
+    "Training has diverged: begin again in another folder with lower learning rates, a longer "
+    "warm-up or clipping (clip=1.0), and without bfloat16 if it was on."
+)
+LAST, BEFORE, DAMAGED = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.damaged"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known after a step, for whoever watches a run.
+
+    Attributes:
+        step: steps done so far.
+        total: steps of the whole run.
+        epoch: the epoch that the step belongs to, from 1.
+        loss: mean loss of this step's images, augmented and with smoothed labels.
+        lr_share: this step's share of the peak learning rates.
+        seconds: what the step took, without watching and saving.
+        model: the model itself, live: look, or copy, before you return.
+        snapshots: token-mixing weights by step, as :func:`token_weights` gives them; the run
+            adds to it.
+        log: the rows of the log, one an epoch; the run adds to it.
+    """
+
+    step: int
+    total: int
+    epoch: int
+    loss: float
+    lr_share: float
+    seconds: float
+    model: MlpMixer
+    snapshots: Mapping[int, dict[str, Tensor]]
+    log: Sequence[dict[str, Any]]
+
+
+class Run:
+    """All that changes while a model trains: what a checkpoint holds."""
+
+    def __init__(self, model: MlpMixer, recipe: Recipe):
+        self.model, self.optimizers = model, make_optimizers(model, recipe)
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+            if recipe.ema
+            else None
+        )
+        self.step = 0
+        self.loss, self.seconds = 0.0, 0.0  # of this epoch so far
+        self.log: list[dict[str, Any]] = []
+        self.snapshots = {0: token_weights(model)}
+
+    @property
+    def best(self) -> MlpMixer:
+        """The model that is measured and kept."""
+        return self.model if self.average is None else cast(MlpMixer, self.average.module)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for :func:`save_state`.
+
+        Raises:
+            RuntimeError: weights are NaN or infinite: not worth keeping.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise RuntimeError(f"The weights are no longer finite. {ADVICE}")
+        return dict(
+            step=self.step, loss=self.loss, seconds=self.seconds, log=self.log,
+            snapshots=self.snapshots, model=self.model.state_dict(),
+            average=self.average and self.average.state_dict(),
+            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+        )  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to what :meth:`state` returned."""
+        for name in ("step", "loss", "seconds", "log", "snapshots"):
+            setattr(self, name, state[name])
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def export(self, out: Path) -> None:
+        """Write ``weights.safetensors`` and ``snapshots.safetensors``.
+
+        Raises:
+            OSError: the disk takes no more.
+        """
+        from safetensors.torch import save_file
+
+        steps = sorted(self.snapshots)
+        stacks = {k: torch.stack([self.snapshots[s][k] for s in steps]) for k in ("fc1", "fc2")}
+        try:
+            save_checkpoint(self.best, out / "weights.safetensors")
+            save_file({**stacks, "step": torch.tensor(steps)}, out / "snapshots.safetensors")
+        except Exception as error:  # safetensors has kinds of its own
+            raise OSError(
+                f"The trained weights could not be written to {out} ({_reason(error)}): free some "
+                f"space and start the same run again; it goes on from its last checkpoint."
+            ) from error
+
+
+def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> bool:
+    """Keep a run's state as the last checkpoint, and the one that was the last before it.
+
+    ``identity`` is what the run was asked to do: :func:`load_state` wants the same.
+
+    The file is written aside and moved into place: at every moment a whole one is there. A disk
+    that is full costs one sentence and not the run; the checkpoints that were there stay.
+
+    Returns:
+        Whether it was written.
+    """
+    last = folder / LAST
+
+    def moved(partial: Path) -> None:
+        if last.exists():
+            os.replace(last, folder / BEFORE)
+        os.replace(partial, last)
+
+    whole = dict(identity=identity, state=state)
+    return _written(last, lambda file: torch.save(whole, file), moved)
+
+
+def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state that :func:`save_state` kept last, or the one before it when that is damaged.
+
+    The folder is made where there is none.
+
+    Returns:
+        The state, on the CPU; ``None`` when the folder holds none.
+
+    Raises:
+        ValueError: all that is there is damaged, or of a run that was asked something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    damaged = []
+    for path in (folder / LAST, folder / BEFORE):
+        if not path.exists():
+            continue
+        try:
+            with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums
+                if broken := file.testzip():
+                    raise ValueError(f"{broken} has changed")
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            found, state = saved["identity"], saved["state"]
+        except Exception as error:  # a damaged file raises many kinds
+            damaged.append(f"{path} is damaged ({_reason(error)})")
+            continue
+        other = [k for k in identity if found.get(k) != identity[k]]
+        if other:
+            raise ValueError(
+                f"{path} belongs to a run with other settings ({', '.join(other)}): give another "
+                f"folder, or the settings it was started with."
+            )
+        if damaged:
+            os.replace(folder / LAST, folder / DAMAGED)  # lest it take the good one's place
+            say(f"{damaged[0]}: the run goes on from the checkpoint before it.")
+        return state
+    if damaged:
+        raise ValueError(
+            f"{' and '.join(damaged)}: give another folder, or delete this one to begin again."
+        )
+    return None
+
+
+def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """All rows as ``log.csv``, whole or not at all."""
+    if not rows:
+        return
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
+    writer.writeheader()
+    writer.writerows(rows)
+    path = folder / "log.csv"
+    _written(
+        path,
+        lambda file: file.write(text.getvalue().encode()),
+        lambda partial: os.replace(partial, path),
+    )
+
+
+class Curves:
+    """The numbers of the log as TensorBoard's curves, in ``tensorboard/``, where it is installed.
+
+    A run that goes on overwrites what was drawn beyond its checkpoint.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self.writer: Any = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(folder / "tensorboard", purge_step=step)
+
+    def add(self, row: dict[str, Any], step: int) -> None:
+        """Draw a row of the log at a step."""
+        if not self.writer:
+            return
+        try:
+            for name, value in row.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
+        except OSError as error:
+            self.writer = None
+            say(f"TensorBoard's curves end here ({_reason(error)}); log.csv has the numbers.")
+
+
+def say(sentence: str) -> None:
+    """A sentence on stderr that leaves a progress bar whole."""
+    from tqdm.auto import tqdm
+
+    tqdm.write(sentence, file=sys.stderr)
+
+
+def _written(path: Path, write: Callable[[BinaryIO], Any], move: Callable[[Path], None]) -> bool:
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before it takes the old one's place
+        move(partial)
+    except (OSError, RuntimeError) as caught:
+        partial.unlink(missing_ok=True)
+        # PyTorch's writer hides the system's reason behind one of its own.
+        error = caught.__context__ if isinstance(caught.__context__, OSError) else caught
+        say(f"{path} could not be written ({_reason(error)}): the run goes on; free some space.")
+        return False
+    return True
+
+
+def _reason(error: BaseException) -> str:
+    return textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" ...")
