@@ -263,6 +263,10 @@ def run_converter(kind: Any, config: Config, assignment: str, student: str = "*"
     Raises:
         RuntimeError: it failed; with nbgrader's log.
     """
+    # nbgrader calls the command alembic, which lies beside Python where no environment is active.
+    beside = str(Path(sys.executable).parent)
+    if beside not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] = beside + os.pathsep + os.environ["PATH"]
     directory = CourseDirectory(config=config)
     directory.assignment_id, directory.student_id = assignment, student
     lines: list[str] = []
