@@ -26,6 +26,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
@@ -38,6 +39,7 @@ from grading.submissions import Refused, Submission, find, fingerprint, read, re
 from nbgrader.api import Gradebook
 from nbgrader.converters import GenerateAssignment, GenerateFeedback
 from nbgrader.plugins import CsvExportPlugin
+from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +49,7 @@ SECRET = [ROOT / "notebooks", ROOT / "tests", ROOT / ".git"]
 GRACE = 60  # seconds that nbgrader itself may take for a submission, beyond the submission's own
 STATE = "grade.json"
 STANDARD = Limits()
+warnings.simplefilter("ignore", SAWarning)  # nbgrader's, of no consequence
 
 
 @dataclass
@@ -158,6 +161,8 @@ def _grade_one(job: Job) -> None:
     try:
         released = nbformat.read(job.pristine / "release" / name / f"{name}.ipynb", as_version=4)
         notebook = repair(read(job.submission.notebook), released, outcome.note)
+        if job.submission.notebook.stem != name:
+            outcome.note(f"the file was called {job.submission.notebook.name}")
         for sentence in suspicions(notebook, them):
             outcome.note(sentence)
         outcome.fingerprint = fingerprint(notebook, released)
@@ -233,6 +238,7 @@ def grade(
     limits: Limits = STANDARD,
     workers: int = 0,
     again: bool = False,
+    walls: bool | None = None,
     say: Callable[[str], Any] = print,
 ) -> list[Outcome]:
     """Grade a folder of submissions into a course folder of nbgrader's.
@@ -244,6 +250,7 @@ def grade(
         limits: of each submission.
         workers: submissions at once; 0: one for each core.
         again: grade also what did not change since the earlier run.
+        walls: whether to put up walls (see box.sh); ``None``: where the system can.
         say: shows a line of progress.
 
     Returns:
@@ -268,7 +275,7 @@ def grade(
         found = find(folder, releases)
         if not found:
             raise Refused(f"There is no notebook in {folder}.")
-        walls = walls_stand(root / "try")
+        walls = walls_stand(root / "try") if walls is None else walls
         say(
             "Each submission runs without a network, in a folder of its own."
             if walls

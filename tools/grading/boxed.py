@@ -148,7 +148,8 @@ class BoxedExecute(Execute):
             except (DeadKernelError, CellTimeoutError, UnresponsiveKernelError, RuntimeError) as e:
                 if self.at == 0 and not nb.cells[0].get("outputs") and attempt == RESTARTS:
                     raise
-                self.box.events.append(f"the kernel died in cell {self.at + 1} ({e})")
+                where = _name(nb.cells[self.at], self.at)
+                self.box.events.append(f"the program ended in {where}: {e}")
                 self.killers[self.at] = "This cell ended the program, or was ended by a limit."
         for cell in nb.cells:
             if cell.cell_type == "code":
@@ -179,7 +180,11 @@ class BoxedExecute(Execute):
             seconds = self.box.limits.total
             cell.outputs = [_error("OutOfTime", f"Not run: the notebook had {seconds} seconds.")]
             return cell, resources
-        return super().preprocess_cell(cell, resources, index)
+        done = super().preprocess_cell(cell, resources, index)
+        if any(o.get("ename") == "CellTimeoutError" for o in cell.get("outputs", ())):
+            seconds = self.box.limits.cell
+            self.box.events.append(f"{_name(cell, index)} was stopped after {seconds} s")
+        return done
 
     def _judge(self, cell: NotebookNode, tokens: dict[str, str]) -> None:
         marks, kept = [], []
@@ -210,9 +215,12 @@ class BoxedExecute(Execute):
             cell.outputs = [o for o in cell.outputs if o.output_type != "error"]
         elif not any(o.output_type == "error" for o in cell.outputs):
             cell.outputs.append(_error("NotGraded", "This test did not come to a result."))
-        for output in cell.outputs:
-            if output.output_type == "error" and output.ename == "CellTimeoutError":
-                self.box.events.append(f"{name}: out of time")
+
+
+def _name(cell: NotebookNode, at: int) -> str:
+    return (
+        cell.metadata.get("nbgrader", {}).get("grade_id") or f"a cell of their own (cell {at + 1})"
+    )
 
 
 def _is_test(cell: NotebookNode) -> bool:
@@ -243,6 +251,7 @@ def autograde(course: Path, config: Config, assignment: str, student: str, box: 
     if box.walls:  # the box has no network, not even its own
         for manager in ("KernelManager", "AsyncKernelManager"):
             config[manager].transport = "ipc"
+            config[manager].connection_file = str(box.folder / "runtime" / "kernel.json")
     config.Autograde.autograde_preprocessors = [
         BoxedExecute, IgnorePattern, ClearMetadataPreprocessor, LimitOutput, SaveAutoGrades,
         AssignLatePenalties, CheckCellMetadata,
@@ -278,7 +287,8 @@ def run_converter(kind: Any, config: Config, assignment: str, student: str = "*"
         converter.start()
     except (Exception, SystemExit) as error:
         told = "\n".join(lines[-20:])
-        raise RuntimeError(f"nbgrader stopped: {error}\n{told}") from error
+        last = next((line for line in reversed(told.split("\n")) if "Error" in line), error)
+        raise RuntimeError(f"nbgrader stopped: {last}\n{told}") from error
 
 
 class _Lines(logging.Handler):

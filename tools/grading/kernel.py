@@ -216,7 +216,7 @@ def _theirs(frame: FrameType) -> bool:
     if path.startswith("<") and not path.startswith("<frozen"):
         home = str(frame.f_globals.get("__name__"))
         return path != GRADE_CELL and home.split(".")[0] in ("__main__", "None", "builtins")
-    return not _library(path)
+    return not _library(path) and not _package(path)
 
 
 def _borrowed(answer: Any) -> str:
@@ -253,16 +253,21 @@ class Examiner:
         """The name under which a grade cell is known."""
         return hashlib.sha256(code.strip().encode()).hexdigest()
 
-    def examine(self, code: str, theirs: dict[str, Any]) -> tuple[str, Any, list[str]]:
+    def examine(self, code: str, theirs: dict[str, Any], notes: list[str]) -> tuple[str, Any]:
         """Run a grade cell with a submission's names.
 
+        Args:
+            code: of the cell.
+            theirs: the names.
+            notes: what is noticed on the way is added to these.
+
         Returns:
-            The token, the value of the cell's last line, and what was noticed.
+            The token, and the value of the cell's last line.
 
         Raises:
             BaseException: whatever the cell raises, or :class:`NotOwnWork`.
         """
-        notes = [f"changed {name}" for name in self.snapshot.restore()]
+        notes += [f"{name} had been changed" for name in self.snapshot.restore()]
         key = self.key(code)
         tree = ast.parse(code)
         used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
@@ -275,11 +280,11 @@ class Examiner:
         with Witness(tuple(self.may_call.get(key, ()))) as witness:
             value = self._run(tree, {**theirs, **self.trusted})
         if witness.seen:
-            calls = ", ".join(dict.fromkeys(witness.seen))
+            calls = " and ".join([*dict.fromkeys(witness.seen)][:2])
             raise NotOwnWork(f"This answer {calls}; it has to do the work itself.")
         if answers and self._accepts_nonsense(tree, theirs, answers):
             raise NotOwnWork("The test of this cell does not work any more: it passes nonsense.")
-        return self.tokens[key], value, notes
+        return self.tokens[key], value
 
     def _accepts_nonsense(self, tree: ast.Module, theirs: dict, answers: dict) -> bool:
         wrong = {name: _nonsense if callable(v) else None for name, v in answers.items()}
@@ -312,10 +317,11 @@ def _kernel_class(examiner: Examiner) -> type[IPythonKernel]:
                 "user_expressions": {},
                 "payload": [],
             }
+            notes: list[str] = []
             try:
-                token, value, notes = examiner.examine(code, dict(self.shell.user_ns))
+                token, value = examiner.examine(code, dict(self.shell.user_ns), notes)
             except BaseException as error:
-                notes = [str(error)] if isinstance(error, NotOwnWork) else []
+                notes += [str(error)] if isinstance(error, NotOwnWork) else []
                 shown = _shown(error)
                 content = {"ename": type(error).__name__, "evalue": str(error), "traceback": shown}
                 self._tell("error", content)
@@ -336,6 +342,13 @@ def _kernel_class(examiner: Examiner) -> type[IPythonKernel]:
             self.send_response(self.iopub_socket, kind, content)
 
     return ExaminingKernel
+
+
+class QuietApp(IPKernelApp):
+    """The program around the kernel, which usually tells how to connect to it."""
+
+    def log_connection_info(self) -> None:
+        """Nobody else is to connect."""
 
 
 def _shown(error: BaseException) -> list[str]:
@@ -364,7 +377,7 @@ def main() -> None:
     path.unlink()
     examiner = Examiner(envelope)
     _limit(envelope["memory"], envelope["processes"])
-    IPKernelApp.launch_instance(kernel_class=_kernel_class(examiner))
+    QuietApp.launch_instance(kernel_class=_kernel_class(examiner))
 
 
 if __name__ == "__main__":
