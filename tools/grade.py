@@ -262,12 +262,14 @@ def grade(
     folder, out = folder.resolve(), out.resolve()
     if not folder.is_dir():
         raise Refused(f"There is no folder {folder}: SUBMISSIONS names the students' folder.")
-    generate(out, source)
-    (out / "nbgrader_config.py").write_text("c = get_config()\n", encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="mg") as temporary:
         root = Path(temporary).resolve()
-        pristine = root / "pristine"
+        pristine = out / ".assignments"  # a gradebook without students, to be copied for each
         generate(pristine, source)
+        if not (out / "gradebook.db").exists():
+            shutil.copytree(pristine, out, dirs_exist_ok=True)
+        generate(out, source)
+        (out / "nbgrader_config.py").write_text("c = get_config()\n", encoding="utf-8")
         releases = {
             name: nbformat.read(pristine / "release" / name / f"{name}.ipynb", as_version=4)
             for name in assignments(source)
@@ -414,17 +416,31 @@ def export(out: Path, outcomes: list[Outcome]) -> None:
         plugin.export(book)
 
 
-def feedback(out: Path) -> None:
-    """Write feedback and tables anew from the gradebook: after marks were given by hand."""
+def feedback(out: Path) -> int:
+    """Write feedback and tables anew from the gradebook: after marks were given by hand.
+
+    Returns:
+        The number of submissions in which somebody marked or commented something.
+
+    Raises:
+        Refused: there is no earlier run.
+    """
     out = out.resolve()
     state = _load_state(out)
     if not state:
         raise Refused(f"Nothing has been graded into {out} yet.")
-    for name in sorted({name for (_, name), one in state.items() if one.cells}):
-        run_converter(GenerateFeedback, _config(out), name)
-    outcomes = list(state.values())
-    _alike(outcomes)
-    export(out, outcomes)
+    touched = []
+    with _gradebook(out) as book:
+        for (student, name), outcome in state.items():
+            (notebook,) = book.find_submission(name, student).notebooks
+            marked = any(row.manual_score is not None for row in notebook.grades)
+            if outcome.cells and (marked or any(row.manual_comment for row in notebook.comments)):
+                touched.append((student, name))
+    for student, name in touched:
+        run_converter(GenerateFeedback, _config(out), name, student)
+    _alike(list(state.values()))
+    export(out, list(state.values()))
+    return len(touched)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -451,7 +467,7 @@ def main(arguments: list[str] | None = None) -> int:
             for path in release(options.out):
                 print(path)
         elif options.command == "feedback":
-            feedback(options.out)
+            print(f"{feedback(options.out)} submissions with marks or comments by hand.")
         else:
             limits = Limits(options.cell, options.total, options.memory)
             outcomes = grade(

@@ -132,6 +132,7 @@ class BoxedExecute(Execute):
         """Run the notebook; afterwards each grade cell without a token holds an error."""
         limits, self.killers = self.box.limits, {}
         self.deadline = time.monotonic() + limits.total
+        self.iopub_timeout = limits.cell
         self.timeout_func = lambda cell: max(1, min(limits.cell, int(self._left())))
         resources.setdefault("metadata", {})["path"] = str(self.box.folder / "work")
         tokens = {_key(c): secrets.token_hex(16) for c in nb.cells if _is_test(c)}
@@ -149,7 +150,8 @@ class BoxedExecute(Execute):
                 if self.at == 0 and not nb.cells[0].get("outputs") and attempt == RESTARTS:
                     raise
                 where = _name(nb.cells[self.at], self.at)
-                self.box.events.append(f"the program ended in {where}: {e}")
+                why = str(e).split("\n")[0]
+                self.box.events.append(f"the program ended in {where}: {why}")
                 self.killers[self.at] = "This cell ended the program, or was ended by a limit."
         for cell in nb.cells:
             if cell.cell_type == "code":
@@ -203,7 +205,7 @@ class BoxedExecute(Execute):
         name = cell.metadata.nbgrader.grade_id
         for mark in marks:
             for note in mark.get("notes", ()):
-                self.box.events.append(f"{name}: {str(note)[:300]}")
+                self.box.events.append(f"{name}: {str(note)[:1000]}")
         passed = any(mark.get("token") == tokens[_key(cell)] for mark in marks)
         for output in cell.outputs:
             if output.output_type == "execute_result":  # nbgrader would read marks off it

@@ -28,8 +28,8 @@ NOTICED = {
     r"gradebook|nbgrader|sqlite3|HIDDEN|\.ipynb": "looks for the grading",
     r"os\._exit|os\.kill|subprocess|\bfork\b|os\.system": "ends or starts processes",
     r"\bsocket\b|\brequests\b|urllib|https?://": "names the network",
-    r"^\s*(torch|np|numpy|nn|F|builtins|check|ml|mixer_lite|einops)(\.\w+)+ *= *[^=]": "assigns to "
-    "a library's names",
+    r"^[ \t]*(torch|np|numpy|nn|F|builtins|check|ml|mixer_lite|einops)(\.\w+)+ *= *[^=]": "assigns "
+    "to a library's names",
 }
 
 
