@@ -38,6 +38,7 @@ from grading.boxed import Box, Limits, autograde, run_converter, walls_stand
 from grading.submissions import Refused, Submission, find, fingerprint, read, repair, suspicions
 from nbgrader.api import Gradebook
 from nbgrader.converters import GenerateAssignment, GenerateFeedback
+from nbgrader.coursedir import CourseDirectory
 from nbgrader.plugins import CsvExportPlugin
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
@@ -176,6 +177,7 @@ def _grade_one(job: Job) -> None:
         for path in [*job.submission.extra, *given]:  # the assignment's own files win
             if path.is_file() and not path.is_symlink():
                 shutil.copy(path, box / "work")
+                shutil.copy(path, submitted)
         marks = autograde(
             course, _config(course), name, "student",
             Box(box, list(job.hidden), job.walls, job.limits),
@@ -269,7 +271,8 @@ def grade(
         if not (out / "gradebook.db").exists():
             shutil.copytree(pristine, out, dirs_exist_ok=True)
         generate(out, source)
-        (out / "nbgrader_config.py").write_text("c = get_config()\n", encoding="utf-8")
+        if not (out / "nbgrader_config.py").exists():
+            (out / "nbgrader_config.py").write_text("c = get_config()\n", encoding="utf-8")
         releases = {
             name: nbformat.read(pristine / "release" / name / f"{name}.ipynb", as_version=4)
             for name in assignments(source)
@@ -326,7 +329,10 @@ def grade(
 def _take(out: Path, job: Job, outcome: Outcome) -> None:
     # Into the course folder and its gradebook, where formgrader finds it.
     name, them = outcome.assignment, outcome.student
-    for step in ("submitted", "autograded", "feedback"):
+    steps = ["autograded", "feedback"]
+    if not job.submission.notebook.is_relative_to(out):  # else it was collected by nbgrader
+        steps.append("submitted")
+    for step in steps:
         made = job.folder / "course" / step / "student" / name
         if (out / step / them / name).exists():
             shutil.rmtree(out / step / them / name)
@@ -338,7 +344,8 @@ def _take(out: Path, job: Job, outcome: Outcome) -> None:
         page.write_text(_refusal(outcome), encoding="utf-8")
     with _gradebook(out) as book:
         book.update_or_create_student(them)
-        submission = book.update_or_create_submission(name, them)
+        when = CourseDirectory().get_existing_timestamp(str(job.submission.notebook.parent))
+        submission = book.update_or_create_submission(name, them, timestamp=when)
         (notebook,) = submission.notebooks
         for row in notebook.grades:
             row.auto_score, _ = outcome.cells.get(row.name, (0.0, row.max_score))
