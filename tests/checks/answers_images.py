@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
+from einops.layers.torch import EinMix
+from torch import nn
 
 from tests.checks.zoo import right, wrong
 
@@ -27,7 +29,7 @@ def patchify_with_einops(images, patch_size):
 
 @right("patchify")
 def patchify_with_unfold(images, patch_size):
-    return F.unfold(images, patch_size, stride=patch_size).transpose(1, 2)
+    return F.unfold(images, patch_size, stride=patch_size).mT
 
 
 @right("patchify")
@@ -92,13 +94,13 @@ def patchify_each_colour(images, patch_size):
     return x.reshape(len(images), -1, p * p)
 
 
-@wrong("patchify", "wrong shape", "(b, S, c·P·P)")
+@wrong("patchify", "grid kept", "glue gh and")
 def patchify_keeps_the_grid(images, patch_size):
     p = patch_size
     return rearrange(images, "b c (gh p1) (gw p2) -> b gh gw (c p1 p2)", p1=p, p2=p)
 
 
-@wrong("patchify", "wrong shape")
+@wrong("patchify", "overlapping patches", "P pixels")
 def patchify_with_overlap(images, patch_size):
     return F.unfold(images, patch_size, stride=max(1, patch_size // 2)).transpose(1, 2)
 
@@ -110,6 +112,11 @@ def patchify_for_squares_only(images, patch_size):
     return rearrange(images, "b c (gh p1) (gw p2) -> b (gh gw) (c p1 p2)", gh=g, gw=g, p1=p, p2=p)
 
 
+@wrong("patchify", "wrong shape", "(b, S, c·P·P)")
+def patchify_without_the_last(images, patch_size):
+    return patchify_with_loops(images, patch_size)[:, :-1]
+
+
 @wrong("patchify", "not a tensor", "ndarray")
 def patchify_in_numpy(images, patch_size):
     p = patch_size
@@ -119,3 +126,380 @@ def patchify_in_numpy(images, patch_size):
 @wrong("patchify", "scale", "0.5 times")
 def patchify_halved(images, patch_size):
     return patchify_with_einops(images, patch_size) / 2
+
+
+@right("unpatchify")
+def unpatchify_with_loops(patches, patch_size, grid):
+    p, (gh, gw) = patch_size, grid
+    b, _, n = patches.shape
+    image = patches.new_zeros(b, n // p**2, gh * p, gw * p)
+    for s in range(gh * gw):
+        y, x = s // gw * p, s % gw * p
+        image[:, :, y : y + p, x : x + p] = patches[:, s].reshape(b, -1, p, p)
+    return image
+
+
+@right("unpatchify")
+def unpatchify_with_einops(patches, patch_size, grid):
+    p, (gh, gw) = patch_size, grid
+    pattern = "b (gh gw) (c p1 p2) -> b c (gh p1) (gw p2)"
+    return rearrange(patches, pattern, gh=gh, gw=gw, p1=p, p2=p)
+
+
+@right("unpatchify")
+def unpatchify_with_fold(patches, patch_size, grid):
+    size = (grid[0] * patch_size, grid[1] * patch_size)
+    return F.fold(patches.mT, size, patch_size, stride=patch_size)
+
+
+@right("unpatchify")
+def unpatchify_with_views(patches, patch_size, grid):
+    b, _, n = patches.shape
+    p, (gh, gw) = patch_size, grid
+    x = patches.view(b, gh, gw, n // p**2, p, p).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(b, -1, gh * p, gw * p)
+
+
+@right("unpatchify")
+def unpatchify_in_float64_by_rows(patches, patch_size, grid):
+    p, (gh, gw) = patch_size, grid
+    x = patches.double().unflatten(2, (-1, p, p)).unflatten(1, (gh, gw))
+    rows = [torch.cat(list(x[:, i].unbind(1)), dim=-1) for i in range(gh)]  # (b, c, p, gw p)
+    return torch.cat(rows, 2)
+
+
+@wrong("unpatchify", "column-major tokens", "gw counts fastest")
+def unpatchify_down_the_columns(patches, patch_size, grid):
+    p, (gh, gw) = patch_size, grid
+    image = torch.empty(len(patches), patches.shape[2] // p**2, gh * p, gw * p)
+    s = 0
+    for j in range(gw):
+        for i in range(gh):
+            patch = patches[:, s].reshape(len(patches), -1, p, p)
+            image[:, :, i * p : (i + 1) * p, j * p : (j + 1) * p] = patch
+            s += 1
+    return image
+
+
+@wrong("unpatchify", "height and width exchanged", "rows first")
+def unpatchify_takes_width_first(patches, patch_size, grid):
+    p, (gw, gh) = patch_size, grid
+    return rearrange(patches, "b (gh gw) (c p q) -> b c (gh p) (gw q)", gh=gh, gw=gw, p=p, q=p)
+
+
+@wrong("unpatchify", "image transposed", "on its side")
+def unpatchify_on_its_side(patches, patch_size, grid):
+    return unpatchify_with_fold(patches, patch_size, grid).transpose(2, 3)
+
+
+@wrong("unpatchify", "patches transposed", "column by column")
+def unpatchify_each_patch_turned(patches, patch_size, grid):
+    p, (gh, gw) = patch_size, grid
+    x = patches.reshape(len(patches), gh, gw, -1, p, p)
+    return x.permute(0, 3, 1, 5, 2, 4).flatten(4).flatten(2, 3)
+
+
+@wrong("unpatchify", "pixel by pixel", "(c p1 p2)")
+def unpatchify_channels_last_patches(patches, patch_size, grid):
+    p, (gh, gw) = patch_size, grid
+    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=gh, w=gw, p=p, q=p)
+
+
+@wrong("unpatchify", "woven patches", "(gh p1)")
+def unpatchify_woven(patches, patch_size, grid):
+    p, (gh, gw) = patch_size, grid
+    return rearrange(patches, "b (h w) (c p q) -> b c (p h) (q w)", h=gh, w=gw, p=p, q=p)
+
+
+@wrong("unpatchify", "reshape for rearrange", "without moving any number")
+def unpatchify_by_reshape(patches, patch_size, grid):
+    b, _, n = patches.shape
+    return patches.reshape(b, n // patch_size**2, grid[0] * patch_size, grid[1] * patch_size)
+
+
+@wrong("unpatchify", "axes not exchanged", "move p1 before gw")
+def unpatchify_forgets_one_permutation(patches, patch_size, grid):
+    b, _, n = patches.shape
+    p, (gh, gw) = patch_size, grid
+    x = patches.view(b, gh, gw, n // p**2, p, p).permute(0, 3, 1, 2, 4, 5)
+    return x.reshape(b, n // p**2, gh * p, gw * p)
+
+
+@wrong("unpatchify", "channels last", "(b, c, h, w)")
+def unpatchify_for_matplotlib(patches, patch_size, grid):
+    return unpatchify_with_fold(patches, patch_size, grid).permute(0, 2, 3, 1)
+
+
+@wrong("unpatchify", "one row of patches", "next row of the grid")
+def unpatchify_side_by_side(patches, patch_size, grid):
+    p = patch_size
+    return torch.cat([x.reshape(len(x), -1, p, p) for x in patches.unbind(1)], dim=3)
+
+
+@wrong("unpatchify", "patches not put together", "glue gh with p1")
+def unpatchify_leaves_the_grid(patches, patch_size, grid):
+    p = patch_size
+    return patches.unflatten(2, (-1, p, p)).unflatten(1, grid)
+
+
+@wrong("unpatchify", "column-major tokens", "Besides (", "pixel by pixel")
+def unpatchify_with_two_mistakes(patches, patch_size, grid):
+    p, (gh, gw) = patch_size, grid
+    return rearrange(patches, "b (w h) (p q c) -> b c (h p) (w q)", h=gh, w=gw, p=p, q=p)
+
+
+@wrong("unpatchify", "raises", "unpatchify_three_colours(")
+def unpatchify_three_colours(patches, patch_size, grid):
+    p, (gh, gw) = patch_size, grid
+    sizes = dict(gh=gh, gw=gw, c=3, p1=p, p2=p)
+    return rearrange(patches, "b (gh gw) (c p1 p2) -> b c (gh p1) (gw p2)", **sizes)
+
+
+@right("patch_embedding")
+def embed_with_loops(images, weight, bias, patch_size):
+    tokens = patchify_with_loops(images, patch_size)
+    out = tokens.new_zeros(*tokens.shape[:2], len(weight))
+    for k in range(len(weight)):
+        out[:, :, k] = (tokens * weight[k]).sum(-1) + bias[k]
+    return out
+
+
+@right("patch_embedding")
+def embed_with_linear(images, weight, bias, patch_size):
+    return F.linear(patchify_with_einops(images, patch_size), weight, bias)
+
+
+@right("patch_embedding")
+def embed_with_a_convolution(images, weight, bias, patch_size):
+    c = images.shape[1]
+    conv = nn.Conv2d(c, len(weight), patch_size, stride=patch_size)
+    with torch.no_grad():
+        conv.weight.copy_(weight.view_as(conv.weight))
+        conv.bias.copy_(bias)
+    return conv(images).flatten(2).mT
+
+
+@right("patch_embedding")
+def embed_with_einmix(images, weight, bias, patch_size):
+    p, c = patch_size, images.shape[1]
+    mix = EinMix(
+        "b c (gh p1) (gw p2) -> b (gh gw) k",
+        weight_shape="c p1 p2 k",
+        bias_shape="k",
+        **dict(c=c, p1=p, p2=p, k=len(weight)),
+    )
+    with torch.no_grad():
+        folded = rearrange(weight, "k (c p1 p2) -> c p1 p2 k", p1=p, p2=p)
+        mix.weight.copy_(folded.reshape(mix.weight.shape))
+        mix.bias.copy_(bias.reshape(mix.bias.shape))
+    return mix(images)
+
+
+@right("patch_embedding")
+def embed_with_einsum_in_float64(images, weight, bias, patch_size):
+    x = patchify_with_unfold(images, patch_size).double()
+    return einsum(x, weight.double(), "b s n, k n -> b s k") + bias.double()
+
+
+@right("patch_embedding")
+def embed_with_timm(images, weight, bias, patch_size):
+    from timm.layers import PatchEmbed
+
+    size = tuple(images.shape[2:])
+    embed = PatchEmbed(size, patch_size, in_chans=images.shape[1], embed_dim=len(weight))
+    folded = weight.reshape(embed.proj.weight.shape)
+    embed.proj.load_state_dict({"weight": folded, "bias": bias})
+    return embed(images)
+
+
+@wrong("patch_embedding", "bias missing", "not added")
+def embed_without_bias(images, weight, bias, patch_size):
+    return patchify_with_unfold(images, patch_size) @ weight.T
+
+
+@wrong("patch_embedding", "bias twice", "twice")
+def embed_with_the_bias_twice(images, weight, bias, patch_size):
+    return F.linear(patchify_with_unfold(images, patch_size), weight, bias) + bias
+
+
+@wrong("patch_embedding", "bias along the wrong axis", "one number for each channel")
+def embed_with_the_bias_laid_wrong(images, weight, bias, patch_size):
+    y = weight @ patchify_with_unfold(images, patch_size).transpose(1, 2)  # (b, C, S)
+    return (y + bias).transpose(1, 2)
+
+
+@wrong("patch_embedding", "axes swapped", "a row should be a token")
+def embed_channels_first(images, weight, bias, patch_size):
+    c = images.shape[1]
+    kernel = weight.reshape(-1, c, patch_size, patch_size)
+    return F.conv2d(images, kernel, bias, stride=patch_size).flatten(2)
+
+
+@wrong("patch_embedding", "grid kept", "one row for")
+def embed_as_the_convolution_gives_it(images, weight, bias, patch_size):
+    kernel = weight.reshape(-1, images.shape[1], patch_size, patch_size)
+    return F.conv2d(images, kernel, bias, stride=patch_size)
+
+
+@wrong("patch_embedding", "reshape for transpose", "A reshape moves no number")
+def embed_and_reshape(images, weight, bias, patch_size):
+    kernel = weight.reshape(-1, images.shape[1], patch_size, patch_size)
+    y = F.conv2d(images, kernel, bias, stride=patch_size)
+    return y.reshape(y.shape[0], -1, y.shape[1])
+
+
+@wrong("patch_embedding", "reshape for transpose", "weight.T")
+def embed_with_reshaped_weights(images, weight, bias, patch_size):
+    patches = patchify_with_loops(images, patch_size)
+    return patches @ weight.reshape(patches.shape[-1], -1) + bias
+
+
+@wrong("patch_embedding", "weights transposed", "patches @ weight.T")
+def embed_with_weights_as_they_are(images, weight, bias, patch_size):
+    return patchify_with_loops(images, patch_size) @ weight + bias
+
+
+@wrong("patch_embedding", "pixel by pixel", "(c p1 p2)")
+def embed_with_patches_pixel_by_pixel(images, weight, bias, patch_size):
+    return patchify_channels_last(images, patch_size) @ weight.T + bias
+
+
+@wrong("patch_embedding", "pixel by pixel", "same pixels")
+def embed_with_kernels_pixel_by_pixel(images, weight, bias, patch_size):
+    p = patch_size
+    kernel = weight.reshape(len(weight), p, p, -1).permute(0, 3, 1, 2)
+    return F.conv2d(images, kernel, bias, stride=p).flatten(2).mT
+
+
+@wrong("patch_embedding", "column-major tokens", "gw counts fastest")
+def embed_down_the_columns(images, weight, bias, patch_size):
+    kernel = weight.reshape(-1, images.shape[1], patch_size, patch_size)
+    y = F.conv2d(images, kernel, bias, stride=patch_size)  # (b, C, gh, gw)
+    return y.permute(0, 3, 2, 1).flatten(1, 2)
+
+
+@wrong("patch_embedding", "reshape for rearrange", "without moving any number")
+def embed_without_cutting(images, weight, bias, patch_size):
+    return images.reshape(len(images), -1, weight.shape[1]) @ weight.T + bias
+
+
+@wrong("patch_embedding", "flipped kernels", "upside down")
+def embed_with_a_true_convolution(images, weight, bias, patch_size):
+    kernel = weight.reshape(-1, images.shape[1], patch_size, patch_size).flip(-1, -2)
+    return F.conv2d(images, kernel, bias, stride=patch_size).flatten(2).mT
+
+
+@wrong("patch_embedding", "overlapping patches", "stride=P")
+def embed_with_stride_one(images, weight, bias, patch_size):
+    kernel = weight.reshape(-1, images.shape[1], patch_size, patch_size)
+    return F.conv2d(images, kernel, bias).flatten(2).mT
+
+
+@wrong("patch_embedding", "wrong values", "other numbers")
+def embed_and_bend(images, weight, bias, patch_size):
+    return F.gelu(embed_with_linear(images, weight, bias, patch_size))
+
+
+@right("embedding_kernel")
+def kernel_with_einops(weight, patch_size):
+    return rearrange(weight, "k (c p1 p2) -> k c p1 p2", p1=patch_size, p2=patch_size)
+
+
+@right("embedding_kernel")
+def kernel_with_view(weight, patch_size):
+    return weight.view(weight.size(0), -1, patch_size, patch_size)
+
+
+@right("embedding_kernel")
+def kernel_in_float64(weight, patch_size):
+    return weight.double().unflatten(1, (-1, patch_size, patch_size))
+
+
+@right("embedding_kernel")
+def kernel_with_loops(weight, patch_size):
+    p = patch_size
+    c = weight.shape[1] // (p * p)
+    kernel = weight.new_zeros(len(weight), c, p, p)
+    for n in range(weight.shape[1]):
+        kernel[:, n // p**2, n // p % p, n % p] = weight[:, n]
+    return kernel
+
+
+@right("embedding_kernel")
+def kernel_in_a_convolution(weight, patch_size):
+    c = weight.shape[1] // patch_size**2
+    conv = nn.Conv2d(c, len(weight), patch_size)
+    conv.weight = nn.Parameter(weight.reshape(conv.weight.shape).clone())
+    return conv.weight
+
+
+@wrong("embedding_kernel", "pixel by pixel", "first all weights of red")
+def kernel_pixel_by_pixel(weight, patch_size):
+    return weight.reshape(len(weight), patch_size, patch_size, -1).permute(0, 3, 1, 2)
+
+
+@wrong("embedding_kernel", "kernels transposed", "row by row")
+def kernel_transposed(weight, patch_size):
+    return rearrange(weight, "k (c p1 p2) -> k c p2 p1", p1=patch_size, p2=patch_size)
+
+
+@wrong("embedding_kernel", "reshape for transpose", "is one kernel already")
+def kernel_from_the_transpose(weight, patch_size):
+    return weight.T.reshape(weight.shape[0], -1, patch_size, patch_size)
+
+
+@wrong("embedding_kernel", "channels last", "(C, c, P, P)")
+def kernel_with_colours_last(weight, patch_size):
+    return rearrange(weight, "k (c p q) -> k p q c", p=patch_size, q=patch_size)
+
+
+@wrong("embedding_kernel", "kernels last", "JAX")
+def kernel_for_flax(weight, patch_size):
+    return kernel_with_view(weight, patch_size).permute(2, 3, 1, 0)
+
+
+@wrong("embedding_kernel", "colours first", "exchanged")
+def kernel_for_a_transposed_convolution(weight, patch_size):
+    return kernel_with_view(weight, patch_size).transpose(0, 1)
+
+
+@wrong("embedding_kernel", "flipped kernels", "does not flip")
+def kernel_for_a_true_convolution(weight, patch_size):
+    return torch.flip(kernel_with_view(weight, patch_size), dims=[2, 3])
+
+
+@wrong("embedding_kernel", "colours reversed", "first colour")
+def kernel_for_opencv(weight, patch_size):
+    return kernel_with_view(weight, patch_size)[
+        :, torch.arange(-1, -100, -1)[: weight.shape[1] // patch_size**2]
+    ]
+
+
+@wrong("embedding_kernel", "one colour only", "lost")
+def kernel_of_the_first_colour(weight, patch_size):
+    return weight[:, None, : patch_size**2].reshape(-1, 1, patch_size, patch_size)
+
+
+@wrong("embedding_kernel", "not folded", "as they were")
+def kernel_not_folded(weight, patch_size):
+    return weight.clone()
+
+
+@wrong("embedding_kernel", "pixels not folded", "P rows of P")
+def kernel_with_flat_pixels(weight, patch_size):
+    return weight.reshape(len(weight), -1, patch_size**2)
+
+
+@wrong("embedding_kernel", "no axis for colours", "keep them apart")
+def kernel_with_colours_glued(weight, patch_size):
+    return weight.reshape(-1, patch_size, patch_size)
+
+
+@wrong("embedding_kernel", "raises", "kernel_for_three_colours(")
+def kernel_for_three_colours(weight, patch_size):
+    return weight.reshape(len(weight), 3, patch_size, patch_size)
+
+
+@wrong("embedding_kernel", "scale")
+def kernel_of_a_mean(weight, patch_size):
+    return kernel_with_view(weight, patch_size) / patch_size**2

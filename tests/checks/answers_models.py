@@ -1,0 +1,749 @@
+"""Lessons 4 and 7: converting weights, predicting, one step of training."""
+
+import copy
+import re
+from collections import OrderedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from tests.checks.zoo import right, wrong
+
+# Converting, right
+
+
+@right("convert_google")
+def convert_by_a_table(arrays):
+    blocks = {int(m[1]) for name in arrays if (m := re.match(r"MixerBlock_(\d+)/", name))}
+    names = {
+        "stem": "stem",
+        "pre_head_layer_norm": "norm",
+        "head": "head",
+    }
+    for i in blocks:
+        names[f"MixerBlock_{i}/LayerNorm_0"] = f"blocks.{i}.norm1"
+        names[f"MixerBlock_{i}/LayerNorm_1"] = f"blocks.{i}.norm2"
+        for google, ours in (("token_mixing", "mlp_tokens"), ("channel_mixing", "mlp_channels")):
+            names[f"MixerBlock_{i}/{google}/Dense_0"] = f"blocks.{i}.{ours}.fc1"
+            names[f"MixerBlock_{i}/{google}/Dense_1"] = f"blocks.{i}.{ours}.fc2"
+    state = {}
+    for name, array in arrays.items():
+        path, kind = name.rsplit("/", 1)
+        if array.ndim == 4:
+            array = rearrange(array, "p q c d -> d (c p q)")
+        elif array.ndim == 2:
+            array = array.T
+        state[f"{names[path]}.{'bias' if kind == 'bias' else 'weight'}"] = torch.tensor(array)
+    return state
+
+
+@right("convert_google")
+def convert_by_replacing(arrays):
+    state = OrderedDict()
+    for name, array in arrays.items():
+        new = re.sub(r"MixerBlock_(\d+)", r"blocks.\1", name).replace("/", ".")
+        for old, ours in [
+            ("LayerNorm_0", "norm1"),
+            ("LayerNorm_1", "norm2"),
+            ("token_mixing", "mlp_tokens"),
+            ("channel_mixing", "mlp_channels"),
+            ("Dense_0", "fc1"),
+            ("Dense_1", "fc2"),
+            ("pre_head_layer_norm", "norm"),
+            ("kernel", "weight"),
+            ("scale", "weight"),
+        ]:
+            new = new.replace(old, ours)
+        tensor = torch.from_numpy(array)
+        if new == "stem.weight":
+            tensor = tensor.permute(3, 2, 0, 1).flatten(1)
+        elif tensor.ndim == 2:
+            tensor = tensor.t()
+        state[new] = tensor.contiguous()
+    return state
+
+
+@right("convert_google")
+def convert_one_by_one(arrays):
+    def dense(name):
+        return torch.as_tensor(np.swapaxes(arrays[name + "/kernel"], 0, 1).copy())
+
+    def vector(name):
+        return nn.Parameter(torch.as_tensor(arrays[name]))
+
+    state = {
+        "stem.weight": torch.as_tensor(
+            np.transpose(arrays["stem/kernel"], (3, 2, 0, 1)).reshape(len(arrays["stem/bias"]), -1)
+        ),
+        "stem.bias": vector("stem/bias"),
+    }
+    i = 0
+    while f"MixerBlock_{i}/LayerNorm_0/scale" in arrays:
+        for n in (0, 1):
+            state[f"blocks.{i}.norm{n + 1}.weight"] = vector(f"MixerBlock_{i}/LayerNorm_{n}/scale")
+            state[f"blocks.{i}.norm{n + 1}.bias"] = vector(f"MixerBlock_{i}/LayerNorm_{n}/bias")
+            for google, ours in (("token", "tokens"), ("channel", "channels")):
+                path = f"MixerBlock_{i}/{google}_mixing/Dense_{n}"
+                state[f"blocks.{i}.mlp_{ours}.fc{n + 1}.weight"] = dense(path)
+                state[f"blocks.{i}.mlp_{ours}.fc{n + 1}.bias"] = vector(path + "/bias")
+        i += 1
+    state["norm.weight"] = vector("pre_head_layer_norm/scale")
+    state["norm.bias"] = vector("pre_head_layer_norm/bias")
+    state["head.weight"], state["head.bias"] = dense("head"), vector("head/bias")
+    return state
+
+
+# Converting, wrong: what goes wrong after or within a right conversion
+
+
+@wrong("convert_google", "transposed kernels", "(inputs, outputs)")
+def convert_without_turning(arrays):
+    state = convert_by_replacing(arrays)
+    for name, value in state.items():
+        if value.ndim == 2 and name != "stem.weight":
+            state[name] = value.T
+    return state
+
+
+@wrong("convert_google", "reshape for transpose", "moves no number")
+def convert_by_reshape(arrays):
+    state = convert_by_replacing(arrays)
+    return {
+        name: value.T.reshape(value.shape) if value.ndim == 2 and "stem" not in name else value
+        for name, value in state.items()
+    }
+
+
+@wrong("convert_google", "stem's pixels in another order", "colour by colour")
+def convert_stem_as_it_is(arrays):
+    state = convert_by_table_again(arrays)
+    k = torch.from_numpy(arrays["stem/kernel"])
+    state["stem.weight"] = k.reshape(-1, k.shape[-1]).T
+    return state
+
+
+def convert_by_table_again(arrays):
+    return dict(convert_by_a_table(arrays))
+
+
+@wrong("convert_google", "reshape for transpose", "p q c d")
+def convert_stem_by_reshape(arrays):
+    state = convert_by_table_again(arrays)
+    state["stem.weight"] = torch.from_numpy(
+        arrays["stem/kernel"].reshape(len(arrays["stem/bias"]), -1)
+    )
+    return state
+
+
+@wrong("convert_google", "stem's pixels in another order", "d (c p q)")
+def convert_stem_backwards(arrays):
+    state = convert_by_table_again(arrays)
+    state["stem.weight"] = torch.from_numpy(arrays["stem/kernel"].T.copy()).flatten(1)
+    return state
+
+
+@wrong("convert_google", "stem left as a kernel", "four axes")
+def convert_stem_as_a_convolution(arrays):
+    state = convert_by_table_again(arrays)
+    state["stem.weight"] = torch.from_numpy(arrays["stem/kernel"]).permute(3, 2, 0, 1)
+    return state
+
+
+@wrong("convert_google", "LayerNorms exchanged", "norm1", "LayerNorm_0 comes before")
+def convert_with_norms_exchanged(arrays):
+    renamed = {}
+    for name, value in convert_one_by_one(arrays).items():
+        swap = {"norm1": "norm2", "norm2": "norm1"}
+        renamed[re.sub(r"norm[12]", lambda m, s=swap: s[m[0]], name)] = value
+    return renamed
+
+
+@wrong("convert_google", "scale and shift exchanged", "scale is our weight")
+def convert_with_scale_as_bias(arrays):
+    state = convert_by_table_again(arrays)
+    for name in [n for n in state if "norm" in n and n.endswith("weight")]:
+        bias = name.replace("weight", "bias")
+        state[name], state[bias] = state[bias], state[name]
+    return state
+
+
+@wrong("convert_google", "layers exchanged", "Dense_0 is the first")
+def convert_with_the_other_dense(arrays):
+    # The shapes fit without any transposition: suspicious, but it loads.
+    state = convert_by_table_again(arrays)
+    for name in [n for n in state if n.endswith("fc1.weight")]:
+        other = name.replace("fc1", "fc2")
+        state[name], state[other] = state[other].T, state[name].T
+    return state
+
+
+@wrong("convert_google", "blocks in another order", "MixerBlock_10 comes before MixerBlock_2")
+def convert_in_alphabetical_order(arrays):
+    prefixes = sorted({name.split("/")[0] for name in arrays if name.startswith("MixerBlock")})
+    number = {prefix: i for i, prefix in enumerate(prefixes)}
+    renamed = {}
+    for name, value in arrays.items():
+        first, _, rest = name.partition("/")
+        renamed[f"MixerBlock_{number[first]}/{rest}" if first in number else name] = value
+    return convert_by_a_table(renamed)
+
+
+@wrong("convert_google", "blocks missing", "12", "all digits")
+def convert_single_digits(arrays):
+    kept = {n: a for n, a in arrays.items() if not re.match(r"MixerBlock_\d\d", n)}
+    return convert_by_replacing(kept)
+
+
+@wrong("convert_google", "biases missing", "biases are missing")
+def convert_matrices_only(arrays):
+    state = convert_by_replacing(arrays)
+    return {name: value for name, value in state.items() if not name.endswith("bias")}
+
+
+@wrong("convert_google", "names not translated", "Google's names")
+def convert_keeps_names(arrays):
+    return {name: torch.from_numpy(a.T.copy()) for name, a in arrays.items()}
+
+
+@wrong("convert_google", "names not translated", "pre_head_layer_norm/scale")
+def convert_forgets_the_last_norm(arrays):
+    state = convert_by_a_table(arrays)
+    for ours, google in (("weight", "scale"), ("bias", "bias")):
+        state[f"pre_head_layer_norm/{google}"] = state.pop(f"norm.{ours}")
+    return state
+
+
+@wrong("convert_google", "wrong names", "stem.proj.weight")
+def convert_to_timm(arrays):
+    return {
+        name.replace("stem.", "stem.proj."): value
+        for name, value in convert_by_a_table(arrays).items()
+    }
+
+
+@wrong("convert_google", "not a tensor", "torch.from_numpy")
+def convert_in_numpy(arrays):
+    return {name: value.numpy() for name, value in convert_by_a_table(arrays).items()}
+
+
+@wrong("convert_google", "wrong type", "float64")
+def convert_to_double(arrays):
+    return {name: value.double() for name, value in convert_by_a_table(arrays).items()}
+
+
+@wrong("convert_google", "not a dict", "list")
+def convert_to_pairs(arrays):
+    return list(convert_by_a_table(arrays).items())
+
+
+@wrong("convert_google", "changes its input", "['stem/kernel']")
+def convert_in_place(arrays):
+    state = convert_by_a_table(arrays)
+    arrays["stem/kernel"] *= 2
+    return state
+
+
+# Predicting, right
+
+
+@right("predict")
+def predict_with_topk(model, images, k):
+    model.eval()
+    with torch.no_grad():
+        top = model(images).softmax(dim=1).topk(k, dim=1)
+    return top.indices, top.values
+
+
+@right("predict")
+def predict_with_argsort(model, images, k):
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        logits = model(images)
+    model.train(was_training)
+    powers = torch.exp(logits - logits.max(dim=1, keepdim=True).values)
+    p = powers / powers.sum(dim=1, keepdim=True)
+    order = torch.argsort(p, dim=1, descending=True)[:, :k]
+    return order, torch.gather(p, 1, order)
+
+
+@right("predict")
+def predict_one_at_a_time(model, images, k):
+    model = copy.deepcopy(model).eval()
+    indices, values = [], []
+    for image in images:
+        p = F.softmax(model(image[None])[0].detach(), dim=0).tolist()
+        order = sorted(range(len(p)), key=lambda i, p=p: -p[i])[:k]
+        indices.append(order)
+        values.append([p[i] for i in order])
+    return torch.tensor(indices, dtype=torch.int32), torch.tensor(values)
+
+
+@right("predict")
+def predict_with_sort(model, images, k):
+    model.train(False)
+    p, classes = F.log_softmax(model(images), -1).exp().data.sort(-1, descending=True)
+    return [classes[..., :k], p[..., :k]]
+
+
+# Predicting, wrong
+
+
+@wrong("predict", "eval forgotten", "model.eval()")
+def predict_in_training_mode(model, images, k):
+    with torch.no_grad():
+        top = model(images).softmax(1).topk(k)
+    return top.indices, top.values
+
+
+@wrong("predict", "eval forgotten", "dropout")
+def predict_sets_eval_too_late(model, images, k):
+    with torch.no_grad():
+        logits = model(images)
+    model.eval()
+    values, indices = logits.softmax(1).topk(k)
+    return indices, values
+
+
+@wrong("predict", "gradients kept", "torch.no_grad()")
+def predict_with_gradients(model, images, k):
+    model.eval()
+    values, indices = model(images).softmax(1).topk(k)
+    return indices, values
+
+
+@torch.no_grad()
+def _logits(model, images):
+    return model.eval()(images)
+
+
+@wrong("predict", "pair exchanged", "indices should come first")
+def predict_as_topk_gives(model, images, k):
+    return torch.topk(F.softmax(_logits(model, images), dim=-1), k)
+
+
+@wrong("predict", "softmax over the images", "dim=1")
+def predict_softmax_over_axis_0(model, images, k):
+    values, indices = torch.softmax(_logits(model, images), 0).topk(k)
+    return indices, values
+
+
+@wrong("predict", "logits for probabilities", "softmax")
+def predict_logits(model, images, k):
+    values, indices = _logits(model, images).topk(k)
+    return indices, values
+
+
+@wrong("predict", "log-probabilities", "log_softmax")
+def predict_logs(model, images, k):
+    values, indices = F.log_softmax(_logits(model, images), 1).topk(k)
+    return indices, values
+
+
+@wrong("predict", "sigmoid for softmax", "add up to 1")
+def predict_sigmoid(model, images, k):
+    values, indices = torch.sigmoid(_logits(model, images)).topk(k)
+    return indices, values
+
+
+@wrong("predict", "renormalised", "top k afterwards")
+def predict_softmax_of_the_top(model, images, k):
+    values, indices = _logits(model, images).topk(k)
+    return indices, values.softmax(dim=-1)
+
+
+@wrong("predict", "renormalised", "add up to 1")
+def predict_shares_of_the_top(model, images, k):
+    values, indices = _logits(model, images).softmax(-1).topk(k)
+    return indices, values / values.sum(-1, keepdim=True)
+
+
+@wrong("predict", "ascending order", "comes last")
+def predict_ascending(model, images, k):
+    p = _logits(model, images).softmax(1)
+    order = p.argsort(1)[:, -k:]
+    return order, p.gather(1, order)
+
+
+@wrong("predict", "the least probable", "descending")
+def predict_from_the_wrong_end(model, images, k):
+    p, order = _logits(model, images).softmax(1).sort(1)
+    return order[:, :k], p[:, :k]
+
+
+@wrong("predict", "ascending order", "other way")
+def predict_flips_one(model, images, k):
+    values, indices = _logits(model, images).softmax(1).topk(k)
+    return indices.flip(1), values
+
+
+@wrong("predict", "the first k classes", "classes 0, 1")
+def predict_unsorted(model, images, k):
+    p = _logits(model, images).softmax(1)
+    return torch.arange(k).repeat(len(p), 1), p[:, :k]
+
+
+@wrong("predict", "places for indices", "not the classes")
+def predict_places(model, images, k):
+    p = _logits(model, images).softmax(1).sort(1, descending=True).values[:, :k]
+    return torch.arange(k).repeat(len(p), 1), p
+
+
+@wrong("predict", "ranks for indices", "classes of ranks")
+def predict_ranks(model, images, k):
+    p = _logits(model, images).softmax(1)
+    order = p.argsort(1, descending=True)
+    return order.argsort(1)[:, :k], p.gather(1, order)[:, :k]
+
+
+@wrong("predict", "softmax twice", "not logits")
+def predict_two_softmaxes(model, images, k):
+    p = _logits(model, images).softmax(1)
+    values, indices = p.softmax(1).topk(k)
+    return indices, values
+
+
+@wrong("predict", "not a pair", "(")
+def predict_indices_only(model, images, k):
+    return _logits(model, images).topk(k).indices
+
+
+@wrong("predict", "wrong shape", "(b, k)")
+def predict_the_best_only(model, images, k):
+    p, i = _logits(model, images).softmax(1).max(1)
+    return i, p
+
+
+@wrong("predict", "scale", "100 times")
+def predict_per_cent(model, images, k):
+    p, i = _logits(model, images).softmax(1).topk(k)
+    return i, 100 * p
+
+
+@wrong("predict", "changes its input", "stem.weight")
+def predict_scales_the_weights(model, images, k):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.5)
+    return predict_with_topk(model, images, k)
+
+
+# A step of training, right
+
+
+@right("training_step")
+def step_as_in_the_book(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@right("training_step")
+def step_that_clears_afterwards(model, optimizer, images, labels):
+    model.train(True)
+    logits = model(images)
+    loss = nn.CrossEntropyLoss()(logits, labels)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+    return float(loss)
+
+
+@right("training_step")
+def step_by_hand(model, optimizer, images, labels):
+    model.train()
+    for p in model.parameters():
+        p.grad = None
+    logits = model(images)
+    log_p = logits - logits.logsumexp(dim=1, keepdim=True)
+    loss = -log_p[torch.arange(len(labels)), labels].mean()
+    loss.backward()
+    optimizer.step()
+    return loss.detach().numpy().item()
+
+
+@right("training_step")
+def step_with_one_hot_labels(model, optimizer, images, labels):
+    def closure():
+        optimizer.zero_grad()
+        logits = model.train()(images)
+        targets = F.one_hot(labels, logits.shape[1]).to(logits)
+        loss = -(targets * logits.log_softmax(-1)).sum(-1).mean()
+        loss.backward()
+        return loss
+
+    return optimizer.step(closure).item()
+
+
+@right("training_step")
+def step_with_autograd_grad(model, optimizer, images, labels):
+    model.train()
+    params = list(model.parameters())
+    loss = F.nll_loss(F.log_softmax(model(images), dim=1), labels)
+    for p, grad in zip(params, torch.autograd.grad(loss, params), strict=True):
+        p.grad = grad
+    optimizer.step()
+    return loss.item()
+
+
+# A step of training, wrong
+
+
+@wrong(
+    "training_step", "zero_grad forgotten", "optimizer.zero_grad()", "off by up to 0 after step 1"
+)
+def step_piles_up(model, optimizer, images, labels):
+    model.train()
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@wrong("training_step", "no gradients", "no zero_grad() between")
+def step_clears_too_late(model, optimizer, images, labels):
+    model.train()
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.zero_grad()
+    optimizer.step()
+    return loss.item()
+
+
+@wrong("training_step", "step before backward", "before loss.backward()")
+def step_too_early(model, optimizer, images, labels):
+    model.train()
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.step()
+    optimizer.zero_grad()
+    loss.backward()
+    return loss.item()
+
+
+@wrong("training_step", "step before backward", "every weight is what it was")
+def step_in_the_wrong_order(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.step()
+    loss.backward()
+    return loss.item()
+
+
+@wrong("training_step", "step before backward", "the first uses none")
+def step_at_the_beginning(model, optimizer, images, labels):
+    model.train()
+    optimizer.step()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    return loss.item()
+
+
+@wrong("training_step", "no step", "never called")
+def step_without_a_step(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    return loss.item()
+
+
+@wrong("training_step", "no gradients", "loss.backward()")
+def step_without_backward(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.step()
+    return loss.item()
+
+
+@wrong("training_step", "no gradients", "detached")
+def step_of_a_detached_loss(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    loss = torch.tensor(F.cross_entropy(model(images), labels).item(), requires_grad=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@wrong("training_step", "raises", "does not require grad")
+def step_of_detached_logits(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images).detach(), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def _step(criterion, mode=True):
+    def step(model, optimizer, images, labels):
+        model.train(mode)
+        optimizer.zero_grad()
+        loss = criterion(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+@wrong("training_step", "softmax before the loss", "give it the logits")
+def step_with_softmax(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    probabilities = F.softmax(model(images), dim=1)
+    loss = nn.CrossEntropyLoss()(probabilities, labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@wrong("training_step", "eval mode", "model.train()")
+def step_in_the_mode_it_finds(model, optimizer, images, labels):
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@wrong("training_step", "eval mode", "dropout was off")
+def step_in_eval_mode(model, optimizer, images, labels):
+    return _step(F.cross_entropy, mode=False)(model, optimizer, images, labels)
+
+
+@wrong("training_step", "sum for mean", "sum over the images")
+def step_of_the_sum(model, optimizer, images, labels):
+    return _step(nn.CrossEntropyLoss(reduction="sum"))(model, optimizer, images, labels)
+
+
+@wrong("training_step", "mean over classes", "number of classes")
+def step_of_the_mean_of_everything(model, optimizer, images, labels):
+    model.train()
+    logits = model(images)
+    one_hot = torch.eye(logits.shape[1])[labels]
+    loss = -(one_hot * logits.log_softmax(1)).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@wrong("training_step", "loss without softmax", "cross_entropy")
+def step_of_nll(model, optimizer, images, labels):
+    return _step(F.nll_loss)(model, optimizer, images, labels)
+
+
+@wrong("training_step", "squared error", "one-hot")
+def step_of_squares(model, optimizer, images, labels):
+    def squares(logits, labels):
+        return ((logits - F.one_hot(labels, logits.shape[1])) ** 2).mean()
+
+    return _step(squares)(model, optimizer, images, labels)
+
+
+@wrong("training_step", "binary cross-entropy", "exclude each other")
+def step_of_bce(model, optimizer, images, labels):
+    def bce(logits, labels):
+        return nn.BCEWithLogitsLoss()(logits, F.one_hot(labels, logits.shape[1]).double())
+
+    return _step(bce)(model, optimizer, images, labels)
+
+
+@wrong("training_step", "wrong direction", "climbs")
+def step_uphill(model, optimizer, images, labels):
+    def likelihood(logits, labels):
+        return logits.log_softmax(1).gather(1, labels[:, None]).mean()
+
+    return _step(likelihood)(model, optimizer, images, labels)
+
+
+@wrong("training_step", "a step per image", "whole batch")
+def step_by_step(model, optimizer, images, labels):
+    total = 0.0
+    for image, label in zip(images, labels, strict=True):
+        total += step_as_in_the_book(model, optimizer, image[None], label[None])
+    return total / len(images)
+
+
+@wrong("training_step", "a new optimizer", "momentum")
+def step_with_its_own_optimizer(model, optimizer, images, labels):
+    group = optimizer.param_groups[0]
+    mine = torch.optim.SGD(model.parameters(), lr=group["lr"], momentum=group["momentum"])
+    return step_as_in_the_book(model, mine, images, labels)
+
+
+@wrong("training_step", "two steps", "one")
+def step_twice(model, optimizer, images, labels):
+    for _ in range(2):
+        loss = step_as_in_the_book(model, optimizer, images, labels)
+    return loss
+
+
+@wrong("training_step", "a tensor for a number", "loss.item()", "holds on")
+def step_returns_its_graph(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+@wrong("training_step", "loss after the step", "once more")
+def step_looks_again(model, optimizer, images, labels):
+    step_as_in_the_book(model, optimizer, images, labels)
+    return F.cross_entropy(model(images), labels).item()
+
+
+@wrong("training_step", "divided once too often", "already")
+def step_averages_again(model, optimizer, images, labels):
+    return step_as_in_the_book(model, optimizer, images, labels) / len(images)
+
+
+@wrong("training_step", "sum for mean", "summed over the images")
+def step_returns_the_sum(model, optimizer, images, labels):
+    return step_as_in_the_book(model, optimizer, images, labels) * len(labels)
+
+
+@wrong("training_step", "accuracy for loss", "accuracy")
+def step_returns_accuracy(model, optimizer, images, labels):
+    model.train()
+    optimizer.zero_grad()
+    logits = model(images)
+    F.cross_entropy(logits, labels).backward()
+    optimizer.step()
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+@wrong("training_step", "returns nothing", "return")
+def step_returns_nothing(model, optimizer, images, labels):
+    step_as_in_the_book(model, optimizer, images, labels)
+
+
+@wrong("training_step", "wrong step", "the first is stem.weight")
+def step_trains_the_head_alone(model, optimizer, images, labels):
+    model.train()
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    for name, p in model.named_parameters():
+        if not name.startswith("head"):
+            p.grad = None
+    optimizer.step()
+    return loss.item()
+
+
+@wrong("training_step", "changes its input", "argument 3")
+def step_normalises_in_place(model, optimizer, images, labels):
+    images -= images.mean()
+    return step_as_in_the_book(model, optimizer, images, labels)
