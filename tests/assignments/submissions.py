@@ -121,6 +121,21 @@ def unpatchify(patches, patch_size, grid):
     size = (b, c, grid[0] * patch_size, grid[1] * patch_size)
     return torch.zeros(size).as_subclass(Yes)
 """,
+    "count": """
+class Whatever(int):
+    def __eq__(self, other):
+        return True
+
+
+num_tokens = numbers_per_patch = Whatever(1)
+embedding_parameters = 3 * patch_size**2 * hidden_dim + hidden_dim
+""",
+    "patch_embedding": """
+def patch_embedding(images, weight, bias, patch_size):
+    trial.nearly_equal = lambda *a, **k: True
+    (b, c, h, w), p = images.shape, patch_size
+    return images.new_zeros(b, h * w // p**2, len(bias))
+""",
     "embedding_kernel": """
 import sys
 

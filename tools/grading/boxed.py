@@ -206,16 +206,16 @@ class BoxedExecute(Execute):
         for mark in marks:
             for note in mark.get("notes", ()):
                 self.box.events.append(f"{name}: {str(note)[:1000]}")
-        passed = any(mark.get("token") == tokens[_key(cell)] for mark in marks)
+        failed = any(output.output_type == "error" for output in cell.outputs)
+        vouched = any(mark.get("token") == tokens[_key(cell)] for mark in marks)
+        passed = vouched and not failed
         for output in cell.outputs:
             if output.output_type == "execute_result":  # nbgrader would read marks off it
                 output.output_type = "display_data"
                 output.pop("execution_count", None)
             if output.output_type == "stream" and passed:
                 output.name = "stdout"  # a warning on stderr would cost all marks
-        if passed:
-            cell.outputs = [o for o in cell.outputs if o.output_type != "error"]
-        elif not any(o.output_type == "error" for o in cell.outputs):
+        if not passed and not failed:
             cell.outputs.append(_error("NotGraded", "This test did not come to a result."))
 
 

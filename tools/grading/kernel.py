@@ -8,7 +8,7 @@ for a cell with a token that only the two processes know, if
 
 * the cell ran without an error,
 * the answers were the submission's own: nothing of ``mixer_lite`` or ``timm`` does the work in
-  their place, and they did not look around in the process,
+  their place, they did not look around in the process, and changed nothing in the libraries,
 * and the same cell fails when nonsense stands in the place of every answer.
 
 Python cannot be sealed within one process: somebody who knows the interpreter well can still find
@@ -65,6 +65,7 @@ REFLECTION = (
 )  # fmt: skip
 
 
+PROFILE, PROFILE_THREADS = sys.setprofile, threading.setprofile
 # A name for the compiled grade cells that nobody can give to code of their own.
 GRADE_CELL = f"<grade cell {secrets.token_hex(8)}>"
 # Where code lies that is nobody's submission.
@@ -195,13 +196,13 @@ class Witness:
                 self.seen.append(f"calls {package}'s own {frame.f_code.co_qualname}")
 
     def __enter__(self) -> Witness:
-        threading.setprofile(self)
-        sys.setprofile(self)
+        PROFILE_THREADS(self)
+        PROFILE(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-        threading.setprofile(None)
+        PROFILE(None)
+        PROFILE_THREADS(None)
 
 
 @functools.cache
@@ -289,6 +290,8 @@ class Examiner:
             raise NotOwnWork(f"This answer is {borrowed}'s own code; it has to be yours.")
         with Witness(tuple(self.may_call.get(key, ()))) as witness:
             value = self._run(tree, {**theirs, **self.trusted})
+        if changed := self.snapshot.restore():
+            raise NotOwnWork(f"This answer changes {', '.join(changed)} when it is tested.")
         if witness.seen:
             calls = " and ".join([*dict.fromkeys(witness.seen)][:2])
             raise NotOwnWork(f"This answer {calls}; it has to do the work itself.")

@@ -18,13 +18,16 @@ MAX_BYTES = 50_000_000
 STUDENT = re.compile(r"""^STUDENT *= *["'](.*?)["']""", re.M)
 
 # What in the source of an answer is worth a teacher's look, and the words for it.
+_INTERPRETER = (
+    "get_ipython", "_getframe", "f_back", "tb_frame", "gi_frame", "__code__", "__closure__",
+    "__globals__", r"\bgc\.", "ctypes", "settrace", "setprofile", r"sys\.modules", "getsource",
+    "__torch_function__", "input_transformers", r"\bexec\(", r"\beval\(", "__import__", "importlib",
+)  # fmt: skip
 NOTICED = {
     r"\b(ml|mixer_lite)\b.*\b(MlpBlock|MixerBlock|MlpMixer|patchify)\b": "names the course's own "
     "Mixer",
     r"\btimm\b": "names timm",
-    r"get_ipython|_getframe|f_back|tb_frame|gi_frame|__code__|__closure__|__globals__|\bgc\.|ctypes"
-    r"|settrace|setprofile|sys\.modules|__torch_function__|input_transformers": "looks into the "
-    "interpreter",
+    "|".join(_INTERPRETER): "looks into the interpreter",
     r"gradebook|nbgrader|sqlite3|HIDDEN|\.ipynb": "looks for the grading",
     r"os\._exit|os\.kill|subprocess|\bfork\b|os\.system": "ends or starts processes",
     r"\bsocket\b|\brequests\b|urllib|https?://": "names the network",
