@@ -35,6 +35,7 @@ from typing import Any
 
 import nbformat
 from grading.boxed import Box, Limits, autograde, run_converter, walls_stand
+from grading.limits import limit
 from grading.submissions import Refused, Submission, find, fingerprint, read, repair, suspicions
 from nbgrader.api import Gradebook
 from nbgrader.converters import GenerateAssignment, GenerateFeedback
@@ -159,6 +160,7 @@ def _grade_one(job: Job) -> None:
     # In a process of its own. Leaves outcome.json in the folder, and a course folder beside it.
     them, name = job.submission.student, job.submission.assignment
     outcome = Outcome(them, name)
+    limit(job.limits.memory)  # what a submission prints is kept here
     try:
         released = nbformat.read(job.pristine / "release" / name / f"{name}.ipynb", as_version=4)
         notebook = repair(read(job.submission.notebook), released, outcome.note)

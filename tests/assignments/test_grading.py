@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import importlib
+import os
+import random
 import re
 import sys
+import time
 from types import SimpleNamespace
 
 import nbformat
@@ -64,7 +67,7 @@ def batch(tmp_path_factory, released):
         submit(folder / "empty" / name / f"{name}.ipynb", "empty", released[name], {})
     hand_in("half", HALF, path="half/my homework (2).ipynb")
     hand_in("crash", CRASH, _insert_before("patch_embedding", MEMORY))
-    hand_in("endless", ENDLESS)
+    hand_in("endless", ENDLESS | {"count": _numbers_of("perfect")})
     hand_in("tamper", TAMPER, path="tamper_A1.ipynb")
     hand_in("borrow", BORROW)
     places = f"ROOT, GRADED, SUBMISSIONS = {str(ROOT)!r}, {str(out)!r}, {str(folder)!r}\n"
@@ -75,6 +78,15 @@ def batch(tmp_path_factory, released):
     limits = grade.Limits(cell=12, total=100, memory=3000)
     outcomes = grade.grade(folder, out, limits=limits, say=lambda line: None)
     return SimpleNamespace(folder=folder, out=out, limits=limits, outcomes=outcomes)
+
+
+def _numbers_of(student):
+    """Right answers to the question of A1 that is different for each student."""
+    dice = random.Random(student)
+    p = dice.choice([8, 14, 16, 32])
+    tokens, c = dice.randint(7, 24) * dice.randint(7, 24), 64 * dice.randint(3, 20)
+    numbers = tokens, 3 * p * p, 3 * p * p * c + c
+    return "num_tokens, numbers_per_patch, embedding_parameters = " + str(numbers)
 
 
 def _insert_before(name, code):
@@ -163,7 +175,8 @@ def test_perfect_submission(batch, name):
     assert row["status"] == "graded"
     assert float(row["marks"]) == MAX[name] - BY_HAND[name], row["cells"]
     assert float(row["to_mark_by_hand"]) == BY_HAND[name]
-    assert {mark for mark in marks.values() if mark is not None} - {0}
+    assert all(mark for mark in marks.values() if mark is not None)
+    assert row["notes"] == ""
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
@@ -191,8 +204,13 @@ def test_crashing_submission_keeps_what_ran(batch):
 
 
 def test_endless_submission_keeps_what_ran(batch):
-    assert _wrong(batch, "endless") == {"unpatchify", "embedding_kernel"}
+    numbers = {"num_tokens", "numbers_per_patch", "embedding_parameters"}
+    assert _wrong(batch, "endless") - numbers == {"unpatchify", "embedding_kernel"}
     assert "unpatchify was stopped after 12 s" in _row(batch, "endless")["notes"]
+
+
+def test_numbers_of_another_student_do_not_count(batch):
+    assert {"num_tokens", "embedding_parameters"} <= _wrong(batch, "endless")
 
 
 def test_tampering_does_not_pay(batch):
@@ -278,6 +296,37 @@ def test_second_run_grades_what_changed_and_keeps_marks_by_hand(batch, released)
     assert float(_row(batch, "perfect")["marks"]) == MAX["A1"]
     assert grade.feedback(batch.out) == 1
     assert "Well put." in _page(batch, "perfect")
+
+
+# Whatever happens
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (lambda job: os._exit(9), "the process ended before its time"),
+        (lambda job: time.sleep(60), "the process was stopped after 1 seconds"),
+    ],
+)
+def test_a_submission_that_takes_the_grader_down_stops_nobody(tmp_path, monkeypatch, end, told):
+    def run(job):
+        if job.submission.student == "bad":
+            end(job)
+        (job.folder / "outcome.json").write_text('{"student": "good", "assignment": "A1"}')
+
+    monkeypatch.setattr(grade, "_grade_one", run)
+    monkeypatch.setattr(grade, "GRACE", 0)
+    jobs = [
+        grade.Job(
+            grade.Submission(name, "A1", tmp_path / "A1.ipynb"), tmp_path, tmp_path / name, (),
+            False, grade.Limits(total=1),
+        )
+        for name in ("bad", "good")
+    ]  # fmt: skip
+    outcomes = {}
+    grade._run_jobs(jobs, 2, lambda job, outcome: outcomes.update({outcome.student: outcome}))
+    assert told in outcomes["bad"].status
+    assert outcomes["good"].status == "graded"
 
 
 # Bad input to the command

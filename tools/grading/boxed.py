@@ -94,7 +94,6 @@ class Box:
             "TORCH_HOME": home, "HF_HOME": home, "XDG_CACHE_HOME": home, "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "JPY_PARENT_PID": "",
         }  # fmt: skip
         command = [*self.command(), sys.executable, str(HERE / "kernel.py")]
         spec = {

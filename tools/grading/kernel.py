@@ -40,6 +40,7 @@ from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+from limits import limit  # this file is run, not imported
 
 MIME = "application/x-mixer-lite-mark"
 ENVELOPE = "MIXER_LITE_ENVELOPE"
@@ -371,25 +372,13 @@ def _shown(error: BaseException) -> list[str]:
     return [line.rstrip("\n") for line in lines]
 
 
-def _limit(megabytes: int, processes: int) -> None:
-    try:
-        import resource
-    except ImportError:  # Windows has none: the limit of time still holds
-        return
-    size = megabytes * 2**20
-    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
-    if processes:
-        resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
-
-
 def main() -> None:
     """Read the envelope that the grader left for this kernel, and serve."""
     path = Path(os.environ.pop(ENVELOPE))
     envelope = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
     examiner = Examiner(envelope)
-    _limit(envelope["memory"], envelope["processes"])
+    limit(envelope["memory"], envelope["processes"])
     QuietApp.launch_instance(kernel_class=_kernel_class(examiner))
 
 
