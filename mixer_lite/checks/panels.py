@@ -64,8 +64,8 @@ class Panel:
         values = self.factor * weights + self.shift
         places = np.ma.asarray(self.drawing.artist.norm(np.ma.asarray(values)))
         steps = places.dtype.kind in "iu"  # a norm of steps counts colours
-        places = places.astype(float) / (max(1, self.drawing.artist.get_cmap().N - 1) ** steps)
-        return np.clip(np.ma.filled(places, np.nan), 0, 1)
+        shown = np.ma.filled(places.astype(float), np.nan)
+        return np.clip(shown / (self.drawing.artist.get_cmap().N - 1 if steps else 1), 0, 1)
 
 
 @contextlib.contextmanager

@@ -632,7 +632,10 @@ def _name_pairing(
         )
     squares = length.square()[:, None] + length.square()
     dot = flat @ flat.T
-    if is_(dot, -(squares - 2 * dot), squares + 2 * dot) or couples((a, b2), (a2, b)) <= theirs:
+    if (
+        is_(dot, -(squares - 2 * dot), squares + 2 * dot)
+        or plain | couples((a, b2), (a2, b)) == theirs
+    ):
         fail(
             "strength counted",
             "Strong filters look more opposite than weak ones to your measure. Divide each filter "
@@ -839,7 +842,8 @@ def _figure_in(got: Any, opened: list[Any]) -> tuple[Any, tuple[str, str] | None
         if not opened:
             fail("returns nothing", f"{_first(says)}, the matplotlib figure.")
         return opened[-1], ("returns nothing", f"{right} {says} (plt.gcf() is the current one).")
-    for part in np.ravel(np.asarray(got, dtype=object)):
+    several = isinstance(got, (list, tuple, np.ndarray))
+    for part in np.ravel(np.asarray(got, dtype=object)) if several else [got]:
         figure = getattr(part, "figure", None)
         if isinstance(figure, FigureBase):
             kind = type(got).__name__
