@@ -1,6 +1,8 @@
 # make lab   opens the course          make test       runs every check
 #            (ARGS=--no-browser and other options go to JupyterLab)
 # make setup makes .venv alone         make notebooks  runs the notebooks and stores their outputs
+# make release writes the students' assignments into release/
+# make grade SUBMISSIONS=folder  marks and feedback for what they hand in, into graded/
 # make parity installs OpenMMLab's and lucidrains' Mixers and compares ours with them by value
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -10,7 +12,7 @@ endif
 PYTHON ?= $(shell command -v python3 || command -v python)
 export PYTHONUTF8 := 1
 
-.PHONY: lab test parity browser test-lowest setup notebooks train lint clean
+.PHONY: lab test release grade parity browser test-lowest setup notebooks train lint clean
 .DEFAULT_GOAL := lab
 
 setup: .venv/ready
@@ -49,6 +51,14 @@ test-lowest:
 
 notebooks: setup
 	$(BIN)/python tools/notebooks.py
+
+release: setup
+	$(BIN)/python tools/grade.py release $(ARGS)
+
+# ARGS: --cell 60 --total 600 --memory 3000 are the limits; --again grades all anew.
+SUBMISSIONS ?= submissions
+grade: setup
+	$(BIN)/python tools/grade.py grade "$(SUBMISSIONS)" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -138,7 +138,8 @@ def _lab(folder: Path | None, rest: list[str]) -> int:
         folder = Path("mixer-lite-course")  # an installed package is no place to work in
     if folder is not None:
         if not folder.exists():
-            shutil.copytree(course, folder)
+            # Not the assignments, whose sources hold their answers: teachers have the checkout.
+            shutil.copytree(course, folder, ignore=shutil.ignore_patterns("assignments"))
         course = folder
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={course.resolve()}", *rest]
     return subprocess.run(command, check=False).returncode

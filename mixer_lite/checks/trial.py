@@ -326,6 +326,9 @@ class Trial:
             )
         if not isinstance(got, Tensor):
             fail("not a tensor", f"{_first(what)} should be a tensor, not a {type(got).__name__}.")
+        if type(got) not in (Tensor, nn.Parameter):  # its own kind could answer the comparisons
+            kind = type(got).__name__
+            fail("wrong type", f"{_first(what)} should be an ordinary tensor, not a {kind}.")
         if got.device.type != "cpu":
             fail("wrong device", f"{_first(what)} came back on {got.device}; the input was on cpu.")
         if got.layout != torch.strided:

@@ -1,0 +1,1 @@
+"""How a submission is graded: tools/grade.py is the command."""
