@@ -318,6 +318,7 @@ def train(
     bfloat16: bool | None = None,
     stop_after: int | None = None,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
+    build: Callable[[str], MlpMixer] = create_model,
 ) -> MlpMixer:
     """Train a named model from scratch, or go on where ``out`` was left.
 
@@ -335,6 +336,7 @@ def train(
             AMX, far slower on one without; as a rule on a GPU and not on a CPU.
         stop_after: leave after this many epochs, as an interruption would.
         report: called with each row of the log.
+        build: makes the model of this name; a variant of it has a folder of its own.
 
     Raises:
         ValueError: ``out`` holds another run's checkpoint, or too few images are left to train on.
@@ -352,7 +354,7 @@ def train(
     _keep_memory()
 
     torch.manual_seed(seed)
-    model = create_model(name)
+    model = build(name)
     init_weights(model, recipe)
     model.to(device)
     optimizers = make_optimizers(model, recipe)
