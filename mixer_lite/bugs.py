@@ -48,7 +48,7 @@ class Suspect(MlpMixer):
 
     def __init__(self, **sizes: Any):
         super().__init__(**sizes)
-        widths = dict(
+        widths: dict[str, Any] = dict(
             num_tokens=self.num_tokens, hidden_dim=self.hidden_dim, gelu=self.gelu,
             tokens_mlp_dim=self.tokens_mlp_dim, channels_mlp_dim=self.channels_mlp_dim,
             norm_eps=self.norm_eps,
@@ -136,7 +136,9 @@ class Sleepless(MixerBlock):
         self, *, num_tokens: int, hidden_dim: int, tokens_mlp_dim: int, channels_mlp_dim: int,
         **rest: Any,
     ):  # fmt: skip
-        widths = dict(tokens_mlp_dim=tokens_mlp_dim, channels_mlp_dim=channels_mlp_dim)
+        widths: dict[str, Any] = dict(
+            tokens_mlp_dim=tokens_mlp_dim, channels_mlp_dim=channels_mlp_dim
+        )
         super().__init__(num_tokens=num_tokens, hidden_dim=hidden_dim, **widths, **rest)
         gelu = rest.get("gelu", "exact")
         self.mlp_tokens = SleeplessMlp(dim=num_tokens, hidden_dim=tokens_mlp_dim, gelu=gelu)
