@@ -260,7 +260,7 @@ BUGS: tuple[Bug, ...] = (
         hints=(
             "It learns, but only with part of itself.",
             "Keep a copy of each weight, train for a step, and compare. Which have not moved?",
-            "An optimizer is given model.parameters(). Who makes that list, and from what?",
+            "An optimizer is given model.parameters(). Who gathers those, and where does he look?",
         ),
     ),
     Bug(
@@ -376,6 +376,7 @@ def suspect(number: int, healthy: MlpMixer | None = None, *, seed: int = 0) -> M
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = bug.model(**{name: getattr(healthy, name) for name in _SIZES})
+    model.to(healthy.stem.weight)  # its device and precision
     model.config = healthy.config
     bug.weights(model, healthy)
     return model.eval()
