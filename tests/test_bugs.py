@@ -1,18 +1,22 @@
 """The bug hunt: each suspect is wrong in the way it is said to be, and in no other."""
 
 import copy
+import functools
+import importlib.util
 import inspect
 import re
 
 import pytest
 import torch
 from einops import rearrange
+from safetensors.torch import load_file
 from torch.func import jacrev
 
 import mixer_lite as ml
 from mixer_lite import bugs
 from mixer_lite.model import MixerBlock, MlpMixer
 from mixer_lite.resources import data_path
+from mixer_lite.train import Recipe, init_weights, train
 
 NUMBERS = range(1, len(bugs.BUGS) + 1)
 # Every size another, and C, S, D_S, D_C far enough apart to tell counts of them apart.
@@ -271,3 +275,40 @@ def test_every_bug_was_trained_as_the_healthy_model_was():
     assert len({row[3] for row in rows}) == 1, "one number of epochs"
     assert all(set(runs) <= set(costs[0]) and 0 in runs for runs in costs.values())
     assert all(0.1 < a < 0.95 for runs in costs.values() for a in runs.values())
+
+
+def costs_tool():
+    path = data_path("README.md").parents[1] / "tools" / "bug_costs.py"
+    spec = importlib.util.spec_from_file_location("bug_costs", path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def test_healthy_and_faulty_start_their_training_from_the_same_weights():
+    build, start = costs_tool().build, []
+    for number in (0, 2, 4, 5, 6, 7):
+        torch.manual_seed(8)
+        start.append(build(number, "mixer_pico_cifar10"))
+    assert all(model.training for model in start)
+    for model in start[1:]:
+        assert torch.equal(model.stem.weight, start[0].stem.weight)
+        for ours, theirs in zip(model.blocks, start[0].blocks, strict=True):
+            assert torch.equal(ours.mlp_tokens.fc1.weight, theirs.mlp_tokens.fc1.weight)
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_the_recipe_trains_and_saves_models_with_hidden_and_shared_weights(number, tmp_path):
+    build = functools.partial(costs_tool().build, number)
+    recipe = Recipe(epochs=1, batch_size=16, auto_augment=0.0, cutmix=0.0, snapshots=1)
+    images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8)
+    data = dict(images=images, labels=torch.arange(32) % 10)
+    model = train("mixer_pico_cifar10", tmp_path, recipe=recipe, seed=8, build=build, **data)
+    torch.manual_seed(8)
+    start = build("mixer_pico_cifar10")
+    init_weights(start, recipe)
+    moved = not torch.equal(model.blocks[0].mlp_channels.fc1.weight,
+                            start.blocks[0].mlp_channels.fc1.weight)  # fmt: skip
+    assert moved == (number == 5) and not torch.equal(model.stem.weight, start.stem.weight)
+    saved = load_file(tmp_path / "weights.safetensors")
+    assert all(torch.equal(saved[name], p) for name, p in model.state_dict().items())
