@@ -260,12 +260,12 @@ BUGS: tuple[Bug, ...] = (
         hints=(
             "It learns, but only with part of itself.",
             "Keep a copy of each weight, train for a step, and compare. Which have not moved?",
-            "An optimizer is given model.parameters(). Who gathers those, and where does he look?",
+            "An optimizer is given model.parameters(). Who gathers those, and in what places?",
         ),
     ),
     Bug(
-        title="The second skip connection starts at the block's input: it passes by the tokens' "
-        "mixing, which reaches the output only through the channels' MLP.",
+        title="The second skip connection starts at the block's input, so token mixing reaches "
+        "the output only through the channel-mixing MLP.",
         source="github.com/xmu-xiaoma666/External-Attention-pytorch, issue 23.",
         model=_with_block(SkipFromTheStart),
         weights=_same,
