@@ -222,7 +222,9 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file
 
-    state = {k: v.detach().cpu().to(dtype).contiguous() for k, v in model.state_dict().items()}
+    # Copies, because the format refuses one tensor under two names, as tied weights have it.
+    state = {k: v.detach().cpu().to(dtype, copy=True) for k, v in model.state_dict().items()}
+    state = {k: v.contiguous() for k, v in state.items()}
     metadata: dict[str, str] = {
         "gelu": model.gelu,
         "norm_eps": json.dumps(model.norm_eps),

@@ -133,6 +133,7 @@ def train(
     progress: bool = True,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     watch: Callable[[Moment], bool | None] | None = None,
+    build: Callable[..., MlpMixer] = create_model,
 ) -> MlpMixer:
     """Train a named model from scratch, or go on where ``out`` was left.
 
@@ -163,6 +164,7 @@ def train(
         watch: called with a :class:`Moment` after each step. When it returns True, the run saves
             a checkpoint of this very step and ends; another call with the same ``out`` goes on
             as if there had been no stop.
+        build: makes the model, as ``create_model`` does; a variant has a folder of its own.
 
     Returns:
         The model as far as it is trained; with ``recipe.ema`` the averaged one.
@@ -177,7 +179,7 @@ def train(
     recipe = recipe or RECIPES.get(name, Recipe())
     team = processes(device)
     with _seeded(seed):
-        model = create_model(name, num_classes=len(class_names))
+        model = build(name, num_classes=len(class_names))
         init_weights(model, recipe)
     steps_per_epoch = _check(model, recipe, images, labels, holdout, team)
     total = recipe.epochs * steps_per_epoch
