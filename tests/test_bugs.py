@@ -15,8 +15,9 @@ from torch.func import jacrev
 import mixer_lite as ml
 from mixer_lite import bugs
 from mixer_lite.model import MixerBlock, MlpMixer
+from mixer_lite.recipe import Recipe, init_weights
 from mixer_lite.resources import data_path
-from mixer_lite.train import Recipe, init_weights, train
+from mixer_lite.train import train
 
 NUMBERS = range(1, len(bugs.BUGS) + 1)
 # Every size another, and C, S, D_S, D_C far enough apart to tell counts of them apart.
