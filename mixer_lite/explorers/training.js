@@ -44,7 +44,7 @@ function chart(tall, title) {
   function draw({ x, total, log, at, low, high, label, series }) {
     const X = (step) => L + (W - L - R) * x(step);
     const Y = (v) => bottom - ((bottom - T) * (v - low)) / (high - low);
-    const across = log ? [0, 10, 100, 1000, 1e4, 1e5, 1e6].filter((s) => s <= total) : ticks(0, total, 4);
+    const across = total < 2 ? [] : log ? [0, 10, 100, 1000, 1e4, 1e5, 1e6].filter((s) => s <= total) : ticks(0, total, 4);
     back.replaceChildren(
       ...ticks(low, high, 3).flatMap((v) => [
         svg("line", { x1: L, x2: W - R, y1: Y(v), y2: Y(v), stroke: "currentColor", opacity: 0.18 }),
@@ -95,7 +95,7 @@ function render({ model, el }) {
 
   const rows = Math.ceil(units / columns), plain = Int32Array.from({ length: units }, (_, i) => i);
   const grid = sheet(columns * (gw + GAP), rows * (gh + GAP), { className: "units", role: "img" });
-  const mapsTitle = h("strong"), mapsNote = h("figcaption");
+  const mapsTitle = h("strong");
   const legend = sheet(255, 1, { "aria-hidden": "true", style: "width:8em;height:0.8em" });
   legend.pixels.set(lut);
   legend.show();
@@ -170,11 +170,11 @@ function render({ model, el }) {
       series: [{ name: "loss", colour: COLOURS[0], steps, values: losses, say: (v) => v.toFixed(3) }] });
     const { count = 0, known = 0 } = get("_examples"), right = numbers("measured");
     share.heading.textContent = right.length ? "Accuracy and learning rate" : "Learning rate";
-    const series = [{ name: "learning rate, of its peak", colour: "#888888", dash: "4 3", steps, values: numbers("lr"), say: percent }];
+    const series = [{ name: "learning rate", colour: "#888888", dash: "4 3", steps, values: numbers("lr"), say: (v) => `${percent(v)} of its peak` }];
     if (right.length || count)
       series.unshift({ name: "accuracy", colour: COLOURS[1], steps: right, values: numbers("accuracy"), say: percent });
     share.draw({ ...common, low: 0, high: 1, label: percent, series });
-    examplesNote.textContent = !count ? "" : `Accuracy on ${count} test images, ` +
+    examplesNote.textContent = !count ? "" : `Accuracy is measured on ${count} images, ` +
       (known ? `${known === count ? "all" : known} of them among those it learns from: it may know them by heart.` : "none of them among those it learns from.");
     measured.heading.textContent = `Filters of block ${get("block")}`;
     const from = get("block") * names.length;
@@ -212,7 +212,7 @@ function render({ model, el }) {
         for (let i = 0; i < width * height; i++) small.pixels[i] = rgb(...values.subarray(3 * i, 3 * i + 3));
         small.show();
         const bar = h("div"), said = h("span", { className: "answer" });
-        const node = h("figure", {}, small.canvas, h("div", { className: "bar", "aria-hidden": "true" }, bar), h("figcaption", {}, name, said));
+        const node = h("figure", {}, small.canvas, h("figcaption", {}, name, said), h("div", { className: "bar", "aria-hidden": "true" }, bar));
         return { name, node, bar, said };
       });
       pictures.replaceChildren(...answers.map(({ node }) => node));
@@ -226,14 +226,13 @@ function render({ model, el }) {
     const chances = k < 0 ? null : open(frames()[k].chances).values;
     answers.forEach(({ name, bar, said }, i) => {
       if (!chances) {
-        said.textContent = "…";
+        said.replaceChildren("…");
         bar.style.width = "0";
         return;
       }
       const row = chances.subarray(i * classes.length, (i + 1) * classes.length), top = row.indexOf(Math.max(...row));
       const right = classes[top] === name;
-      said.textContent = `${right ? "✓" : "✗"} ${classes[top]} ${percent(row[top])}`;
-      said.title = said.textContent;
+      said.replaceChildren(h("span", {}, `${right ? "✓" : "✗"} ${classes[top]}`), h("span", {}, percent(row[top])));
       bar.style.width = `${100 * row[top]}%`;
       bar.style.setProperty("--answer", right ? RIGHT : WRONG);
     });
@@ -307,20 +306,20 @@ function render({ model, el }) {
   const picturesBox = h("div", {}, picturesTitle, pictures);
   const speech = spoken();
   const maps = h("div", { className: "maps" },
+    h("div", { className: "row" }, slider(model, "block", { label: "block", min: 0, max: blocks - 1, signal })),
     h("div", { className: "row" },
-      slider(model, "block", { label: "block", min: 0, max: blocks - 1, signal }),
-      choice(model, "order", { label: "order", options: [["index", "index"], ["pairs", "pairs, as at the end"]], signal }),
-      choice(model, "scale", { label: "colours", options: [["unit", "each unit its own scale"], ["block", "one scale for all steps"]], signal })),
+      choice(model, "order", { label: "order", options: [["index", "index"], ["pairs", "pairs of opposites"]], signal }),
+      choice(model, "scale", { label: "colours", options: [["unit", "each its own scale"], ["block", "one for all steps"]], signal })),
     mapsTitle, h("div", {}, grid.canvas),
-    h("div", { className: "row" }, h("span", {}, "−"), legend.canvas, h("span", {}, "+"), legendNote), mapsNote);
+    h("div", { className: "row" }, h("span", {}, "−"), legend.canvas, h("span", {}, "+")), legendNote);
   const root = h("div", { className: "mixer-lite training" },
     title,
     h("div", { className: "row" }, told, button), bar, problem,
     h("div", { className: "row" },
       h("label", { className: "scrub" }, "snapshot", slide, where), play,
       choice(model, "axis", { label: "steps", options: [["even", "evenly"], ["log", "by powers of ten"]], signal })),
-    h("div", { className: "panes" }, h("div", {}, loss.node, share.node, measured.node), maps),
-    examplesNote, picturesBox,
+    h("div", { className: "panes" }, h("div", {}, loss.node, share.node, examplesNote, measured.node), maps),
+    picturesBox,
     h("p", { className: "note", style: "margin:0" }, "Smoothness: neighbouring weights are alike. Locality: a filter looks at one place. " +
       "Pairedness: some other filter is its inverse. Variety: how many different patterns a block's filters hold. Each is the mean of the block; 1 is the most."),
     live ? withoutPython(model, "Going on with the training") : "",

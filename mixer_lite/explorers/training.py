@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 import sys
 import threading
@@ -23,7 +24,6 @@ from mixer_lite.background import BackgroundRun
 from mixer_lite.datasets import cifar10_sample
 from mixer_lite.drawing import SIGNED, Picture, bare, canvas, style
 from mixer_lite.explorers.base import HERE, Explorer, packed, page_code, quantized
-from mixer_lite.explorers.filters import columns_for
 from mixer_lite.explorers.predictions import CIFAR10_PLACES
 from mixer_lite.history import (
     MEASURES,
@@ -45,7 +45,7 @@ FRAMES = 40  # snapshots of a run, closer together early on
 STRIDE = 5  # accuracy is measured on every fifth image of the bundled slice
 PICTURES = 8  # at most, that are shown with what the model takes them for
 BEAT = 0.25  # seconds between two updates of the page
-SHARE, GRACE = 0.015, 0.2  # of the steps' time, and seconds more, that watching may take
+SHARE = 0.01  # of the steps' time that may go into looking at the run, and as much into asking it
 
 
 class Examples(NamedTuple):
@@ -59,6 +59,28 @@ class Examples(NamedTuple):
     names: list[str]
     images: Any
     labels: Tensor
+
+
+class Allowance:
+    """Seconds that something may take beside a run: a share of its steps' time, and some more.
+
+    ``if allowance.enough(): with allowance: ...`` does it only when it can be afforded, judged by
+    how long it took the last time.
+    """
+
+    def __init__(self, more: float):
+        self.more, self.earned, self.spent, self._last, self._started = more, 0.0, 0.0, 0.0, 0.0
+
+    def enough(self) -> bool:
+        """Whether it can be done once more."""
+        return self.spent + self._last <= SHARE * self.earned + self.more
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._last = time.monotonic() - self._started
+        self.spent += self._last
 
 
 class TrainingExplorer(Explorer):
@@ -106,8 +128,8 @@ class TrainingExplorer(Explorer):
         self._known: Any = ()  # the images that are learned from
         self._batch: Tensor | None = None  # the pictures and then the images, (n, 3, h, w)
         self._began: tuple[float, int] | None = None  # this stretch of the run: when, which step
-        # Seconds: of all steps, of watching them, of one frame, of asking; the last update's time.
-        self._learning = self._watching = self._looking = self._asking = self._sent = 0.0
+        self._looking, self._asking = Allowance(0.1), Allowance(-0.05)  # first asked after 5 s
+        self._sent = 0.0  # when the page was last told
         self._due_at: set[int] = set()  # steps of which a frame is wanted
         self._due = False
         self.on_msg(self._button)
@@ -182,31 +204,28 @@ class TrainingExplorer(Explorer):
     def _see(self, moment: Moment) -> None:
         if self._began is None:
             self._begin(moment)
-        begins = time.monotonic()
         self.history.curve.add(moment.step, moment.loss, moment.lr_share)
-        self._learning += moment.seconds
+        for allowance in (self._looking, self._asking):
+            allowance.earned += moment.seconds
         self._due |= moment.step in self._due_at
-        left = SHARE * self._learning + GRACE - self._watching
         ends = moment.step == moment.total
-        if ends or (self._due and left > self._looking):
-            if ends or left > self._looking + self._asking:
-                chances = self._ask(moment)
-                self._asking = time.monotonic() - begins
-            else:
-                chances = None
-            started = time.monotonic()
-            self._take(moment, chances)
-            self._update(moment)
-            self._due, self._looking = False, time.monotonic() - started
-        elif left > 0 and begins - self._sent > BEAT:
-            self._update(moment)
-        self._watching += time.monotonic() - begins
+        if ends or (self._due and self._looking.enough()):
+            chances = None
+            if ends or self._asking.enough():
+                with self._asking:
+                    chances = self._ask(moment)
+            with self._looking:
+                self._take(moment, chances)
+                self._update(moment)
+            self._due = False
+        elif time.monotonic() - self._sent > BEAT and self._looking.enough():
+            with self._looking:
+                self._update(moment)
 
     def _begin(self, moment: Moment) -> None:
         # A stretch of the run: from the start, from a checkpoint, or from the one before that.
         self._began = time.monotonic() - moment.seconds, moment.step - 1
         self._due_at = set(snapshot_steps(moment.total, FRAMES))
-        self._asking = self._asking or moment.seconds / 2  # a first guess
         history, step = self.history, moment.step
         history.curve.cut(step)
         history.frames[:] = [f for f in history.frames if f.step < step]
@@ -430,7 +449,7 @@ def watch_training(
     The run has a thread of its own: in a notebook the call returns at once, other cells can be
     run meanwhile, and the page has buttons to stop and to go on. What a cell needs of the trained
     model, :meth:`TrainingExplorer.wait` waits for and returns; ``model`` is a copy of it as it is
-    now. Watching takes at most 1.5 % of the steps' time, and a moment at the beginning.
+    now. Watching takes about 2 % of the steps' time, and a moment at the beginning.
 
     Without a notebook nobody can look: then the call shows a progress bar and returns when the
     run is done. A program that executes notebooks, such as nbclient, counts as one with a reader:
@@ -481,7 +500,7 @@ def explore_training(run: str | Path = "mixer_nano_cifar10") -> TrainingExplorer
     """How the filters of a trained model formed from noise, step by step, without training it.
 
     A slider over the run's snapshots, its curves, and the measures of
-    :mod:`mixer_lite.filters` along the way.
+    :mod:`mixer_lite.filters` along the way. It opens at the block that became the smoothest.
 
     Args:
         run: a bundled model whose snapshots come with it, or the folder of a finished run.
@@ -497,5 +516,5 @@ def explore_training(run: str | Path = "mixer_nano_cifar10") -> TrainingExplorer
 
 
 def _sizes(blocks: int, units: int, side: int, *, live: bool) -> dict[str, int]:
-    columns = columns_for(units, side)
+    columns = 2 * math.ceil(units**0.5 / 2)  # about as many rows; even, so that pairs stay together
     return dict(blocks=blocks, units=units, gh=side, gw=side, columns=columns, live=live)
