@@ -6,10 +6,14 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from mixer_lite.resources import notebooks_path
 
@@ -60,18 +64,40 @@ def main(argv: list[str] | None = None) -> int:
     )
     evaluate.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
-    train = commands.add_parser("train", help="train a small model on CIFAR-10, or go on with it")
+    train = commands.add_parser(
+        "train",
+        help="train a small model on CIFAR-10 or your own images, or go on with it",
+        description="Train a model, or go on where the same command was stopped, at whatever "
+        "moment. In several processes: torchrun --nproc-per-node 2 -m mixer_lite.cli train ..., "
+        "or accelerate launch -m mixer_lite.cli train ...",
+    )
     train.add_argument("name", nargs="?", default="mixer_nano_cifar10")
     train.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
+    train.add_argument(
+        "--data",
+        type=Path,
+        help="a folder with train/ and, if you like, test/, which hold a folder of images for "
+        "each class (default: CIFAR-10)",
+    )
     train.add_argument("--epochs", type=int, help="passes over the images (default: the recipe's)")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="CHOICE=VALUE",
+        help="another choice of the recipe, for example clip=1.0; mixer_lite/recipe.py has all",
+    )
     train.add_argument("--holdout", type=int, default=0, help="training images kept out to choose")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-
     train.add_argument(
         "--bfloat16",
         action=argparse.BooleanOptionalAction,
         help="half the bits, for processors that are quick with them (default: on GPUs)",
+    )
+    train.add_argument("--compile", action="store_true", help="let torch.compile speed it up")
+    train.add_argument(
+        "--save-every", type=float, default=60, help="seconds between checkpoints (default: 60)"
     )
 
     commands.add_parser("models", help="list models and trained weights")
@@ -191,32 +217,82 @@ def _info(name: str) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     import torch
+    from tqdm.auto import tqdm
 
-    from mixer_lite.datasets import cifar10
-    from mixer_lite.train import RECIPES, Recipe, train
+    from mixer_lite.datasets import channel_statistics, cifar10, image_folder
+    from mixer_lite.predict import logits
+    from mixer_lite.recipe import RECIPES, Recipe, with_choices
+    from mixer_lite.specs import spec
+    from mixer_lite.train import train
 
-    recipe = RECIPES.get(args.name, Recipe())
+    recipe = with_choices(RECIPES.get(args.name, Recipe()), args.set)
     if args.epochs is not None:
         recipe = replace(recipe, epochs=args.epochs)
-    data = cifar10()
     out = args.out or Path("runs") / args.name
-    train(
-        args.name,
-        out,
-        recipe=recipe,
-        images=data.train_images,
-        labels=data.train_labels,
-        holdout=args.holdout,
-        seed=args.seed,
-        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        bfloat16=args.bfloat16,
-        report=lambda row: print(", ".join(f"{k} {v}" for k, v in row.items()), flush=True),
-    )
-    print(f"Weights, filter snapshots and the log are in {out}.")
+    first = not int(os.environ.get("RANK", 0))
+    size = spec(args.name)["image_size"]
+    about: dict[str, Any] = {}
+    test: tuple[torch.Tensor, torch.Tensor] | None = None
+    if args.data is None:
+        data = cifar10()
+        images, labels = data.train_images, data.train_labels
+        test = (data.test_images, data.test_labels)
+    else:
+        found = image_folder(args.data / "train", size, progress=first)
+        images, labels = found.images, found.labels
+        mean, std = channel_statistics(images)
+        about = dict(class_names=found.class_names, mean=mean, std=std, source=args.data.name)
+        if (args.data / "test").is_dir():
+            other = image_folder(args.data / "test", size, progress=first)
+            if other.class_names != found.class_names:
+                raise ValueError(f"{args.data}/test has other class folders than train.")
+            test = (other.images, other.labels)
+    with _stopped_by_hand() as stopped:
+        model = train(
+            args.name,
+            out,
+            recipe=recipe,
+            images=images,
+            labels=labels,
+            **about,
+            holdout=args.holdout,
+            seed=args.seed,
+            device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            bfloat16=args.bfloat16,
+            compile=args.compile,
+            save_every=args.save_every,
+            report=lambda row: tqdm.write(", ".join(f"{k} {v}" for k, v in row.items())),
+            watch=None if "WORLD_SIZE" in os.environ else lambda moment: stopped(),
+        )
+    if stopped():
+        print("mixer-lite: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    if first and test is not None:
+        right = (logits(model, test[0], batch_size=250).argmax(1) == test[1]).float().mean()
+        print(f"Accuracy on the {len(test[1]):,} test images: {right:.2%}.")
+    if first:
+        print(f"Weights, filter snapshots and the log are in {out}.")
     return 0
+
+
+@contextmanager
+def _stopped_by_hand() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed or the system asked to end; the second time ends at once."""
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _models() -> int:

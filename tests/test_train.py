@@ -6,18 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mixer_lite.measures import snapshot_steps
 from mixer_lite.muon import Muon, flatten_spectrum
+from mixer_lite.recipe import Recipe, init_weights, learning_rate_share, make_optimizers
 from mixer_lite.specs import CIFAR10_CLASSES, create_model
-from mixer_lite.train import (
-    Recipe,
-    _augment,
-    _Workers,
-    init_weights,
-    learning_rate_share,
-    make_optimizers,
-    snapshot_steps,
-    train,
-)
+from mixer_lite.train import _augment, _Workers, train
 
 SMALL = replace(Recipe(), epochs=3, batch_size=32, snapshots=4, warmup_epochs=0.5)
 

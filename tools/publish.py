@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 import mixer_lite as ml
+from mixer_lite.measures import accuracy, filter_figures, normalize
 from mixer_lite.predict import logits
-from mixer_lite.train import accuracy, filter_figures, normalize
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_SNAPSHOTS = 3_000_000  # bytes
@@ -33,8 +33,9 @@ def main(run: Path, machine: str) -> None:
     torch.set_num_threads(2)
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     name, recipe = checkpoint["identity"]["name"], checkpoint["identity"]["recipe"]
-    if checkpoint["epochs_done"] != recipe["epochs"]:
-        raise SystemExit(f"{run} is not finished: {checkpoint['epochs_done']} epochs are done.")
+    epochs_done = len(checkpoint["state"]["log"])
+    if epochs_done != recipe["epochs"]:
+        raise SystemExit(f"{run} is not finished: {epochs_done} epochs are done.")
     full = ml.load_checkpoint(run / "weights.safetensors")
     weights = data / f"{name}.safetensors"
     ml.save_checkpoint(full, weights, dtype=torch.float16)

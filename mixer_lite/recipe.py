@@ -1,0 +1,177 @@
+"""The choices of the training recipe: numbers, optimizers, first weights, learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from mixer_lite.model import MlpMixer, mixer_blocks
+from mixer_lite.muon import Muon
+from mixer_lite.specs import did_you_mean
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of the recipe. Learning rates are peaks; decay is decoupled from them.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        warmup_epochs: linear rise of the learning rates from zero.
+        decay_share: last part of the training in which they fall linearly to zero.
+        channel_lr, channel_decay: Muon on the channel-mixing matrices.
+        token_lr, token_decay, token_momentum, token_rank, token_std: the token-mixing
+            matrices' own optimizer (see :class:`Muon`) and initial standard deviation.
+        other_lr, other_decay: AdamW on the rest (stem, head, biases, LayerNorms).
+        shift: largest shift of the random crops, pixels.
+        auto_augment: share of the images that go through AutoAugment's policy for CIFAR-10.
+        cutmix: probability that a step pastes rectangles between images (CutMix).
+        label_smoothing: share of the target spread over all classes.
+        snapshots: how many times the token-mixing weights are kept along the way.
+        token_optimizer, channel_optimizer: ``"muon"``, or ``"adamw"`` with the same names of
+            learning rate and decay.
+        adam_beta2: how slowly AdamW forgets the gradients' squares.
+        decay_shape: of the fall at the end: ``"linear"`` or half a ``"cosine"``.
+        mixup: probability that a step blends images in pairs (Mixup).
+        erase: probability that a rectangle of an image is painted over (random erasing).
+        clip: largest length of the whole gradient; 0 leaves it as it is.
+        ema: the weights that are measured and kept are a moving average of all steps', of which
+            each step forgets ``1 - ema``; 0 takes the last step's.
+    """
+
+    epochs: int = 60
+    batch_size: int = 256
+    warmup_epochs: float = 1.0
+    decay_share: float = 0.6
+    channel_lr: float = 0.02
+    channel_decay: float = 0.02
+    token_lr: float = 0.004
+    token_decay: float = 0.05
+    token_momentum: float = 0.98
+    token_rank: int | None = 8
+    token_std: float | None = 0.004
+    other_lr: float = 2e-3
+    other_decay: float = 0.02
+    shift: int = 4
+    auto_augment: float = 0.5
+    cutmix: float = 0.5
+    label_smoothing: float = 0.1
+    snapshots: int = 22
+    token_optimizer: Literal["muon", "adamw"] = "muon"
+    channel_optimizer: Literal["muon", "adamw"] = "muon"
+    adam_beta2: float = 0.98
+    decay_shape: Literal["linear", "cosine"] = "linear"
+    mixup: float = 0.0
+    erase: float = 0.0
+    clip: float = 0.0
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in _ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                wanted = " or ".join(map(repr, allowed))
+                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)!r}.")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}.")
+        if self.cutmix + self.mixup > 1:
+            raise ValueError(
+                f"cutmix and mixup share one draw, so together they are at most 1, "
+                f"not {self.cutmix + self.mixup}."
+            )
+
+
+_ALLOWED = {
+    "token_optimizer": ("muon", "adamw"),
+    "channel_optimizer": ("muon", "adamw"),
+    "decay_shape": ("linear", "cosine"),
+}
+
+# The bundled models' own choices, where they differ. Fewer epochs ask for less augmentation; four
+# times as many tokens and twice as many units hold more patterns.
+RECIPES = {
+    "mixer_grid16_cifar10": Recipe(epochs=20, token_rank=12, auto_augment=0.25, cutmix=0.25),
+}
+
+
+def with_choices(recipe: Recipe, choices: Iterable[str]) -> Recipe:
+    """The recipe with choices that are written as ``name=value``, for example ``clip=1.0``.
+
+    Raises:
+        ValueError: there is no such choice, or the value is of another kind.
+    """
+    known = {field.name: getattr(Recipe(), field.name) for field in fields(Recipe)}
+    changes: dict[str, Any] = {}
+    for choice in choices:
+        name, _, text = choice.partition("=")
+        if name not in known:
+            hint = did_you_mean(name, known, f"Choose from {', '.join(known)}.")
+            raise ValueError(f"The recipe has no choice named {name!r}. {hint}")
+        kind = type(known[name])
+        try:
+            nothing = text == "None" and name in ("token_rank", "token_std")
+            changes[name] = None if nothing else kind(text)
+        except ValueError:
+            raise ValueError(f"{name} must be a number like {known[name]}, not {text!r}.") from None
+    return replace(recipe, **changes)
+
+
+def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon on channel mixing, its low-rank form on token mixing, AdamW on everything else."""
+    matrices: dict[tuple[str, str], list[nn.Parameter]] = {}
+    for block in mixer_blocks(model):
+        for mixing in ("mlp_tokens", "mlp_channels"):
+            for layer in ("fc1", "fc2"):
+                weight = getattr(getattr(block, mixing), layer).weight
+                matrices.setdefault((mixing, layer), []).append(weight)
+    known = {id(p) for params in matrices.values() for p in params}
+    rest = [p for p in model.parameters() if id(p) not in known]
+    muon: list[dict[str, Any]] = []
+    adamw = [dict(params=rest, lr=recipe.other_lr, weight_decay=recipe.other_decay)]
+    for (mixing, _), params in matrices.items():
+        group: dict[str, Any]
+        if mixing == "mlp_channels":
+            group = dict(lr=recipe.channel_lr, weight_decay=recipe.channel_decay)
+            which = recipe.channel_optimizer
+        else:
+            group = dict(lr=recipe.token_lr, weight_decay=recipe.token_decay)
+            which = recipe.token_optimizer
+        if which == "muon" and mixing == "mlp_tokens":
+            group |= dict(momentum=recipe.token_momentum, rank=recipe.token_rank)
+        (muon if which == "muon" else adamw).append(dict(params=params, **group))
+    optimizers: list[torch.optim.Optimizer] = [Muon(muon, lr=0.0)] if muon else []
+    optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, recipe.adam_beta2)))
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def init_weights(model: MlpMixer, recipe: Recipe) -> None:
+    """Small token-mixing matrices, so that no initial noise outlives the training; zero head.
+
+    ``token_std=None`` leaves them as PyTorch makes them.
+    """
+    for block in mixer_blocks(model):
+        for layer in (block.mlp_tokens.fc1, block.mlp_tokens.fc2):
+            if recipe.token_std is not None:
+                nn.init.normal_(layer.weight, std=recipe.token_std)
+                nn.init.zeros_(layer.bias)
+    for parameter in model.head.parameters():
+        nn.init.zeros_(parameter)  # as in the official code
+
+
+def learning_rate_share(progress: float, recipe: Recipe) -> float:
+    """Share of the peak learning rate: warm-up, plateau, fall to zero.
+
+    ``progress`` is the part of the training that is done, from 0 to 1.
+    """
+    rise = progress * recipe.epochs / recipe.warmup_epochs if recipe.warmup_epochs else 1.0
+    fall = (1 - progress) / recipe.decay_share if recipe.decay_share else 1.0
+    if recipe.decay_shape == "cosine":
+        fall = (1 - math.cos(math.pi * min(1.0, fall))) / 2
+    return max(0.0, min(1.0, rise, fall))
