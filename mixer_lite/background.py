@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from mixer_lite.model import MlpMixer
-from mixer_lite.train import Moment
+from mixer_lite.runs import Moment
 
 # Runs by folder, so that two never write to one. A cell run again takes over from its first run.
 _RUNS: WeakValueDictionary[Path, BackgroundRun] = WeakValueDictionary()

@@ -12,6 +12,7 @@ import ctypes
 import math
 import os
 import platform
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -146,10 +147,13 @@ def _keep_memory() -> None:
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+_DRAWING = threading.Lock()  # PyTorch has one generator for all threads: runs take turns
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     # The caller's own random numbers stay as they were.
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 

@@ -49,6 +49,7 @@ function chart(tall, title) {
       ...ticks(low, high, 3).flatMap((v) => [
         svg("line", { x1: L, x2: W - R, y1: Y(v), y2: Y(v), stroke: "currentColor", opacity: 0.18 }),
         svg("text", { x: L - 5, y: Y(v) + 4, "text-anchor": "end" }, label(v))]),
+      svg("text", { x: 0, y: tall - 4 }, "step"),
       ...across.map((s) => svg("text", { x: X(s), y: tall - 4, "text-anchor": s && X(s) > W - 24 ? "end" : "middle" }, whole(s))));
     lines.replaceChildren(...series.map(({ colour, steps, values, dash }) => {
       const points = Array.from(steps, (step, k) => `${X(step).toFixed(1)},${Y(values[k]).toFixed(1)}`);
@@ -100,6 +101,7 @@ function render({ model, el }) {
   legend.pixels.set(lut);
   legend.show();
   const legendNote = h("span", { className: "note" });
+  const orderNote = h("span", { className: "note", hidden: true }, "Pairs are found when the run stops or is done; until then units stand by index.");
 
   // Maps and scales of the block, and the step that they are of.
   function shownMaps() {
@@ -122,9 +124,10 @@ function render({ model, el }) {
   }
 
   function drawMaps() {
-    const shown = shownMaps(), block = get("block");
+    const shown = shownMaps(), block = get("block"), paired = get("order") === "pairs";
+    orderNote.hidden = !paired || Boolean(get("_pairs").data);
     if (!shown) return;
-    const order = get("order") === "pairs" && get("_pairs").data
+    const order = paired && get("_pairs").data
       ? open(get("_pairs")).values.subarray(block * units, (block + 1) * units) : plain;
     const shared = get("scale") === "block", most = shared ? largest() : 1;
     for (let k = 0; k < units; k++) {
@@ -310,7 +313,7 @@ function render({ model, el }) {
     h("div", { className: "row" },
       choice(model, "order", { label: "order", options: [["index", "index"], ["pairs", "pairs of opposites"]], signal }),
       choice(model, "scale", { label: "colours", options: [["unit", "each its own scale"], ["block", "one for all steps"]], signal })),
-    mapsTitle, h("div", {}, grid.canvas),
+    orderNote, mapsTitle, h("div", {}, grid.canvas),
     h("div", { className: "row" }, h("span", {}, "−"), legend.canvas, h("span", {}, "+")), legendNote);
   const root = h("div", { className: "mixer-lite training" },
     title,

@@ -36,9 +36,12 @@ from mixer_lite.history import (
     snapshot_frames,
 )
 from mixer_lite.images import list_photos, photo, photo_info, preprocess, unnormalize
+from mixer_lite.measures import snapshot_steps
 from mixer_lite.model import MlpMixer
+from mixer_lite.recipe import Recipe
+from mixer_lite.runs import Moment
 from mixer_lite.specs import CIFAR10_CLASSES, spec
-from mixer_lite.train import Moment, Recipe, snapshot_steps, train
+from mixer_lite.train import train
 
 STATES = ("running", "stopped", "done", "failed")
 FRAMES = 40  # snapshots of a run, closer together early on
@@ -451,6 +454,10 @@ def watch_training(
     model, :meth:`TrainingExplorer.wait` waits for and returns; ``model`` is a copy of it as it is
     now. Watching takes about 2 % of the steps' time, and a moment at the beginning.
 
+    PyTorch has one source of random numbers: cells that draw from it while the run goes on change
+    its augmentation, and it may change theirs. A run is repeated bit for bit, stopped and gone on
+    with or not, where nothing else draws.
+
     Without a notebook nobody can look: then the call shows a progress bar and returns when the
     run is done. A program that executes notebooks, such as nbclient, counts as one with a reader:
     there ``wait=True`` or ``wait()`` must come before the cells that need the model.
@@ -510,9 +517,9 @@ def explore_training(run: str | Path = "mixer_nano_cifar10") -> TrainingExplorer
     """
     history = read_history(run)
     blocks, units, side, _ = history.frames[0].filters.shape
-    return TrainingExplorer(
-        history, _sizes(blocks, units, side, live=False), order="pairs", axis="log"
-    )
+    sizes = _sizes(blocks, units, side, live=False)
+    smoothest = int(history.frames[-1].measures[:, 0].argmax())
+    return TrainingExplorer(history, sizes, block=smoothest, order="pairs", axis="log")
 
 
 def _sizes(blocks: int, units: int, side: int, *, live: bool) -> dict[str, int]:
