@@ -52,7 +52,9 @@ class BackgroundRun:
         self._model: MlpMixer | None = None
         self._stopping = threading.Event()
         self._asked: SimpleQueue[Future[MlpMixer]] = SimpleQueue()  # for a copy of the model
-        self._thread = threading.Thread()
+        # Threads that are waited for by join() and interrupted are taken for dead by Python 3.11.
+        self._ended = threading.Event()
+        self._ended.set()
 
     @property
     def model(self) -> MlpMixer:
@@ -83,8 +85,8 @@ class BackgroundRun:
         _RUNS[self._out] = self
         self._changed()
         self._started = time.monotonic()
-        self._thread = threading.Thread(target=self._work, name=f"training {self._out.name}")
-        self._thread.start()
+        self._ended.clear()
+        threading.Thread(target=self._work, name=f"training {self._out.name}").start()
 
     def ask_to_stop(self) -> None:
         """Stop after the step that is being made, without waiting for it."""
@@ -112,8 +114,8 @@ class BackgroundRun:
         return self.model
 
     def _join(self) -> None:
-        while self._thread.is_alive():
-            self._thread.join(0.1)  # on Windows one long wait could not be interrupted
+        while not self._ended.wait(0.1):  # on Windows one long wait could not be interrupted
+            pass
 
     def _watch(self, moment: Moment) -> bool:
         self.last, self._model = moment, moment.model
@@ -133,4 +135,7 @@ class BackgroundRun:
         else:
             unfinished = self.last is not None and self.last.step < self.last.total
             self.state = "stopped" if unfinished else "done"
-        self._changed()
+        try:
+            self._changed()
+        finally:
+            self._ended.set()
