@@ -33,7 +33,7 @@ function before(steps, step) {
 
 // Lines over steps with a needle at one of them; below, their values there.
 function chart(tall, title) {
-  const bottom = tall - 18;
+  const bottom = tall - 22;
   const back = svg("g"), lines = svg("g", { fill: "none", "stroke-linejoin": "round", "stroke-width": 1.8 });
   const needle = svg("line", { y1: T, y2: bottom, stroke: "currentColor", "stroke-dasharray": "2 2" });
   const picture = svg("svg", { viewBox: `0 0 ${W} ${tall}`, role: "img" }, back, lines, needle);
@@ -157,9 +157,9 @@ function render({ model, el }) {
 
   // --- curves ----------------------------------------------------------------------------------
 
-  const loss = chart(112, "Loss of the batches it learns from");
-  const share = chart(100, "");
-  const measured = chart(130, "");
+  const loss = chart(116, "Loss of the batches it learns from");
+  const share = chart(104, "");
+  const measured = chart(134, "");
   const frameSteps = () => frames().map(({ step }) => step);
 
   function drawCurves() {
@@ -181,9 +181,9 @@ function render({ model, el }) {
       (known ? `${known === count ? "all" : known} of them among those it learns from: it may know them by heart.` : "none of them among those it learns from.");
     measured.heading.textContent = `Filters of block ${get("block")}`;
     const from = get("block") * names.length;
-    measured.draw({ ...common, low: -0.1, high: 1, label: (v) => signed(v).replace(/0$/, ""),
-      series: names.map((name, m) => ({ name, colour: COLOURS[m], steps: frameSteps(), say: signed,
-        values: frames().map((frame) => open(frame.measures).values[from + m]) })) });
+    const lines = names.map((_, m) => frames().map((frame) => open(frame.measures).values[from + m]));
+    measured.draw({ ...common, low: Math.min(-0.1, ...lines.flat()), high: 1, label: (v) => signed(v).replace(/0$/, ""),
+      series: names.map((name, m) => ({ name, colour: COLOURS[m], steps: frameSteps(), values: lines[m], say: signed })) });
   }
 
   // A click or a drag in a chart goes to the nearest snapshot.
@@ -214,9 +214,10 @@ function render({ model, el }) {
         const { shape: [height, width], values } = unpack(pixels), small = sheet(width, height, { role: "img", "aria-label": name });
         for (let i = 0; i < width * height; i++) small.pixels[i] = rgb(...values.subarray(3 * i, 3 * i + 3));
         small.show();
-        const bar = h("div"), said = h("span", { className: "answer" });
-        const node = h("figure", {}, small.canvas, h("figcaption", {}, name, said), h("div", { className: "bar", "aria-hidden": "true" }, bar));
-        return { name, node, bar, said };
+        const bar = h("div"), said = h("div"), share = h("span");
+        const node = h("figure", {}, small.canvas, h("figcaption", {}, name, said,
+          h("div", { className: "share" }, h("div", { className: "bar", "aria-hidden": "true" }, bar), share)));
+        return { name, node, bar, said, share };
       });
       pictures.replaceChildren(...answers.map(({ node }) => node));
     }
@@ -227,15 +228,17 @@ function render({ model, el }) {
     if (k < 0) picturesTitle.textContent = "What it takes pictures for: not asked yet at this step";
     else picturesTitle.textContent = `What it takes pictures for, step ${whole(frameStep(k))}`;
     const chances = k < 0 ? null : open(frames()[k].chances).values;
-    answers.forEach(({ name, bar, said }, i) => {
+    answers.forEach(({ name, bar, said, share }, i) => {
       if (!chances) {
-        said.replaceChildren("…");
+        said.textContent = "…";
+        share.textContent = "";
         bar.style.width = "0";
         return;
       }
       const row = chances.subarray(i * classes.length, (i + 1) * classes.length), top = row.indexOf(Math.max(...row));
       const right = classes[top] === name;
-      said.replaceChildren(h("span", {}, `${right ? "✓" : "✗"} ${classes[top]}`), h("span", {}, percent(row[top])));
+      said.textContent = `${right ? "✓" : "✗"} ${classes[top]}`;
+      share.textContent = percent(row[top]);
       bar.style.width = `${100 * row[top]}%`;
       bar.style.setProperty("--answer", right ? RIGHT : WRONG);
     });
@@ -323,7 +326,7 @@ function render({ model, el }) {
       choice(model, "axis", { label: "steps", options: [["even", "evenly"], ["log", "by powers of ten"]], signal })),
     h("div", { className: "panes" }, h("div", {}, loss.node, share.node, examplesNote, measured.node), maps),
     picturesBox,
-    h("p", { className: "note", style: "margin:0" }, "Smoothness: neighbouring weights are alike. Locality: a filter looks at one place. " +
+    h("p", { className: "note", style: "margin:0" }, "A step learns from one batch of images. Smoothness: neighbouring weights are alike. Locality: a filter looks at one place. " +
       "Pairedness: some other filter is its inverse. Variety: how many different patterns a block's filters hold. Each is the mean of the block; 1 is the most."),
     live ? withoutPython(model, "Going on with the training") : "",
     speech);

@@ -156,7 +156,7 @@ def test_afterwards_every_snapshot_can_be_gone_back_to(page):
     for figure, row in zip(figures, chances, strict=True):
         name = figure.locator("canvas").get_attribute("aria-label")
         top = ml.specs.CIFAR10_CLASSES[row.argmax()]
-        sign, label, share, _ = figure.locator(".answer").inner_text().split()
+        sign, label, share, _ = figure.locator("figcaption").inner_text().split()[1:]
         assert (sign, label) == ("✓" if top == name else "✗", top)
         assert abs(int(share) - 100 * row.max()) < 0.51
 
