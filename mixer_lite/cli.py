@@ -223,15 +223,15 @@ def _train(args: argparse.Namespace) -> int:
     from mixer_lite.datasets import channel_statistics, cifar10, image_folder
     from mixer_lite.predict import logits
     from mixer_lite.recipe import RECIPES, Recipe, with_choices
-    from mixer_lite.specs import spec
+    from mixer_lite.specs import create_model, spec
     from mixer_lite.train import train
 
+    spec(args.name)  # raises before anything is fetched
     recipe = with_choices(RECIPES.get(args.name, Recipe()), args.set)
     if args.epochs is not None:
         recipe = replace(recipe, epochs=args.epochs)
     out = args.out or Path("runs") / args.name
     first = not int(os.environ.get("RANK", 0))
-    size = spec(args.name)["image_size"]
     about: dict[str, Any] = {}
     test: tuple[torch.Tensor, torch.Tensor] | None = None
     if args.data is None:
@@ -239,14 +239,16 @@ def _train(args: argparse.Namespace) -> int:
         images, labels = data.train_images, data.train_labels
         test = (data.test_images, data.test_labels)
     else:
-        found = image_folder(args.data / "train", size, progress=first)
+        prepared = create_model(args.name).config
+        assert prepared is not None  # named models have one
+        found = image_folder(args.data / "train", prepared, progress=first)
         images, labels = found.images, found.labels
         mean, std = channel_statistics(images)
         about = dict(class_names=found.class_names, mean=mean, std=std, source=args.data.name)
         if (args.data / "test").is_dir():
-            other = image_folder(args.data / "test", size, progress=first)
+            other = image_folder(args.data / "test", prepared, progress=first)
             if other.class_names != found.class_names:
-                raise ValueError(f"{args.data}/test has other class folders than train.")
+                raise ValueError(f"{args.data}/test holds other classes than {args.data}/train.")
             test = (other.images, other.labels)
     with _stopped_by_hand() as stopped:
         model = train(

@@ -19,17 +19,19 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from mixer_lite.images import open_image
+from mixer_lite.images import open_image, prepare
 from mixer_lite.resources import cache_folder, data_path
+from mixer_lite.specs import ModelConfig
 
 BINARY_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 BINARY_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -130,14 +132,15 @@ class Folder(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def image_folder(folder: str | Path, size: int, progress: bool = True) -> Folder:
-    """All images of a folder of class folders, cropped to a centred square and resized, in memory.
+def image_folder(folder: str | Path, config: ModelConfig, progress: bool = True) -> Folder:
+    """All images of a folder of class folders as a model takes them, resized once, in memory.
 
-    Every image is opened once; ``3 * size * size`` bytes of each are kept: 0.15 GB for 1,000
-    images of 224 pixels. The classes are the folders' names in their alphabetical order.
+    They are resized and cropped as ``config`` says and as :func:`mixer_lite.images.prepare` does
+    it, and kept as bytes: 0.15 GB for 1,000 images of 224 pixels. The classes are the folders'
+    names in alphabetical order.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no class folder or image in it.
+        FileNotFoundError: there is no such folder, or no class folder in it, or an empty one.
         ValueError: the images do not fit into the memory that is free, or one cannot be opened.
     """
     import psutil
@@ -148,25 +151,33 @@ def image_folder(folder: str | Path, size: int, progress: bool = True) -> Folder
         raise FileNotFoundError(
             f"There is no folder {folder}: give one that holds a folder of images for each class."
         )
-    listed = ImageFolder(folder)
-    needed, free = len(listed) * 3 * size**2, psutil.virtual_memory().available
+    try:
+        listed = ImageFolder(folder)
+    except FileNotFoundError as error:
+        reason = str(error).split(". ")[0].replace(f" in {folder}", "")
+        raise FileNotFoundError(
+            f"{folder} must hold a folder of images for each class, and nothing else: "
+            f"{reason[:1].lower()}{reason[1:]}"
+        ) from None
+    size, count = config.image_size, len(listed)
+    needed, free = count * 3 * size**2, psutil.virtual_memory().available
     if needed > free * 0.8:
         raise ValueError(
-            f"The {len(listed):,} images of {folder} take {needed / 1e9:.1f} GB of memory at "
+            f"The {count:,} images of {folder} take {needed / 1e9:.1f} GB of memory at "
             f"{size} x {size} pixels, and {free / 1e9:.1f} GB are free: take fewer images, or a "
             f"model for smaller ones."
         )
-    images = torch.empty(len(listed), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    unchanged = replace(config, mean=(0.0,) * 3, std=(1.0,) * 3)
 
     def read(number: int) -> None:
-        image = open_image(listed.samples[number][0])
-        square = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-        images[number] = torch.from_numpy(rearrange(np.array(square), "h w c -> c h w"))
+        pixels = prepare(open_image(listed.samples[number][0]), unchanged)  # in 0..1
+        images[number] = (pixels * 255).round().to(torch.uint8)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
-        rows = pool.map(read, range(len(listed)))
         quiet = None if progress else True
-        for _ in tqdm(rows, desc=str(folder), total=len(listed), unit="image", disable=quiet):
+        rows = pool.map(read, range(count))
+        for _ in tqdm(rows, desc=str(folder), total=count, unit="image", disable=quiet):
             pass
     return Folder(images, torch.tensor(listed.targets), tuple(listed.classes))
 

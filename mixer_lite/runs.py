@@ -8,6 +8,7 @@ import io
 import os
 import sys
 import textwrap
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,13 +104,23 @@ class Run:
             optimizer.load_state_dict(saved)
 
     def export(self, out: Path) -> None:
-        """Write ``weights.safetensors`` and ``snapshots.safetensors``."""
+        """Write ``weights.safetensors`` and ``snapshots.safetensors``.
+
+        Raises:
+            OSError: the disk takes no more.
+        """
         from safetensors.torch import save_file
 
-        save_checkpoint(self.best, out / "weights.safetensors")
         steps = sorted(self.snapshots)
         stacks = {k: torch.stack([self.snapshots[s][k] for s in steps]) for k in ("fc1", "fc2")}
-        save_file({**stacks, "step": torch.tensor(steps)}, out / "snapshots.safetensors")
+        try:
+            save_checkpoint(self.best, out / "weights.safetensors")
+            save_file({**stacks, "step": torch.tensor(steps)}, out / "snapshots.safetensors")
+        except Exception as error:  # safetensors has kinds of its own
+            raise OSError(
+                f"The trained weights could not be written to {out} ({_reason(error)}): free some "
+                f"space and start the same run again; it goes on from its last checkpoint."
+            ) from error
 
 
 def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> bool:
@@ -151,6 +162,9 @@ def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         if not path.exists():
             continue
         try:
+            with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums
+                if broken := file.testzip():
+                    raise ValueError(f"{broken} has changed")
             saved = torch.load(path, map_location="cpu", weights_only=True)
             found, state = saved["identity"], saved["state"]
         except Exception as error:  # a damaged file raises many kinds
@@ -204,10 +218,15 @@ class Curves:
 
     def add(self, row: dict[str, Any], step: int) -> None:
         """Draw a row of the log at a step."""
-        if self.writer:
+        if not self.writer:
+            return
+        try:
             for name, value in row.items():
                 self.writer.add_scalar(name, value, step)
             self.writer.flush()
+        except OSError as error:
+            self.writer = None
+            say(f"TensorBoard's curves end here ({_reason(error)}); log.csv has the numbers.")
 
 
 def say(sentence: str) -> None:

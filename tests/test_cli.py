@@ -2,6 +2,7 @@
 
 import csv
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import mixer_lite as ml
 from mixer_lite import cli
@@ -256,6 +259,54 @@ def test_train_writes_weights_that_load(tmp_path, monkeypatch, capsys):
     data = ml.datasets.Cifar10(images, labels, images, labels)
     monkeypatch.setattr("mixer_lite.datasets.cifar10", lambda: data)
     assert cli.main(["train", "mixer_pico_cifar10", "--epochs", "1", "--out", str(tmp_path)]) == 0
-    assert "epoch 1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "epoch 1" in out
     model = ml.load_checkpoint(tmp_path / "weights.safetensors")
     assert model.num_blocks == 4
+    top = ml.predict(model, list(images), top_k=1)
+    share = sum(p[0].index == label for p, label in zip(top, labels, strict=True)) / 500
+    assert f"Accuracy on the 500 test images: {share:.2%}." in out
+
+
+def test_train_stopped_by_hand_goes_on(tmp_path, monkeypatch, capsys):
+    images, labels = ml.datasets.cifar10_sample()
+    data = ml.datasets.Cifar10(images[:100], labels[:100], images[:50], labels[:50])
+    monkeypatch.setattr("mixer_lite.datasets.cifar10", lambda: data)
+    arguments = ["train", "mixer_pico_cifar10", "--epochs", "2", "--set", "batch_size=20"]
+    assert cli.main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    step = ml.train.train_step
+
+    def third(*given):
+        loss = step(*given)
+        taken.append(loss)
+        if len(taken) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return loss
+
+    taken = []
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr("mixer_lite.train.train_step", third)
+        assert cli.main([*arguments, "--out", str(tmp_path / "parts")]) == 130
+    assert len(taken) == 3 and signal.getsignal(signal.SIGINT) is before
+    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+    assert cli.main([*arguments, "--out", str(tmp_path / "parts")]) == 0
+    whole, parts = (load_file(tmp_path / n / "weights.safetensors") for n in ("whole", "parts"))
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_train_says_in_one_sentence_what_is_wrong(tmp_path, capsys):
+    for split, name in (("a/train", "cat"), ("a/test", "dog"), ("b/train", "cat")):
+        (tmp_path / split / name).mkdir(parents=True)
+        if split != "b/train":
+            Image.new("RGB", (9, 9)).save(tmp_path / split / name / "a.png")
+    for arguments, words in (
+        (["mixer_nanno_cifar10"], "Did you mean mixer_nano_cifar10"),
+        (["--set", "clipping=1"], "Did you mean clip"),
+        (["--data", tmp_path / "none"], "There is no folder"),
+        (["--data", tmp_path / "b"], "b/train must hold a folder of images"),
+        (["--data", tmp_path / "a"], "test holds other classes than"),
+    ):
+        assert cli.main(["train", *map(str, arguments), "--out", str(tmp_path / "out")]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("mixer-lite: ") and err.count("\n") == 1 and words in err, err

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 import types
+from dataclasses import replace
 
 import numpy as np
 import pooch
@@ -18,6 +19,9 @@ from PIL import Image
 
 from mixer_lite import datasets
 from mixer_lite.datasets import cifar10, cifar10_sample
+from mixer_lite.images import preprocess
+from mixer_lite.measures import normalize
+from mixer_lite.specs import ModelConfig
 
 PER_BATCH = 20
 LABELS = np.tile(np.arange(10), 12)
@@ -387,3 +391,55 @@ def test_sample():
     assert images[0, :, 0, 0].tolist() == [158, 112, 49]
     images.add_(1)  # a copy of one's own
     assert cifar10_sample()[0][0, :, 0, 0].tolist() == [158, 112, 49]
+
+
+# A folder of one's own --------------------------------------------------------------------------
+
+
+CONFIG = ModelConfig("mine", image_size=24, crop=0.8, mean=(0.4, 0.5, 0.6))
+
+
+def test_image_folder_holds_what_the_model_will_be_asked_with(tmp_path):
+    folder = tmp_path / "pictures"
+    rng = np.random.default_rng(1)
+    for name, shape in (("cat/b.png", (40, 60)), ("ant/a.png", (90, 30)), ("cat/a.png", (24, 24))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(folder / name)
+    found = datasets.image_folder(folder, CONFIG)
+    assert found.class_names == ("ant", "cat") and found.labels.tolist() == [0, 1, 1]
+    assert found.images.shape == (3, 3, 24, 24) and found.images.dtype == torch.uint8
+    # What predict() prepares a file with.
+    wanted = preprocess([folder / name for name in ("ant/a.png", "cat/a.png", "cat/b.png")], CONFIG)
+    assert torch.allclose(normalize(found.images, CONFIG.mean, CONFIG.std), wanted, atol=1e-6)
+    # Without margin, a square of the right size stays as it is.
+    found = datasets.image_folder(folder, replace(CONFIG, crop=1.0))
+    assert np.array_equal(found.images[1].permute(1, 2, 0), Image.open(folder / "cat/a.png"))
+
+
+def test_image_folder_that_cannot_be_used_is_said(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        datasets.image_folder(tmp_path / "none", CONFIG)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match="a folder of images for each class"):
+        datasets.image_folder(folder, CONFIG)
+    (folder / "cat").mkdir()
+    (folder / "cat/notes.txt").write_text("none", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"no valid file for the classes cat$"):
+        datasets.image_folder(folder, CONFIG)
+    Image.new("RGB", (9, 9)).save(folder / "cat/a.png")
+    (folder / "cat/b.png").write_text("no image", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"Cannot read .*b.png"):
+        datasets.image_folder(folder, CONFIG)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=1e6))
+    with pytest.raises(ValueError, match=r"2 images of .* take 24\.0 GB .* and 0\.0 GB are free"):
+        datasets.image_folder(folder, replace(CONFIG, image_size=63_246))
+
+
+def test_channel_statistics_are_numpys():
+    images = torch.randint(0, 256, (7, 3, 5, 9), dtype=torch.uint8)
+    images[:, 2] = 51
+    mean, std = datasets.channel_statistics(images)
+    x = images.numpy().astype(float) / 255
+    assert mean == pytest.approx(x.mean((0, 2, 3))) and mean[2] == pytest.approx(0.2)
+    assert std[:2] == pytest.approx(x.std((0, 2, 3))[:2]) and std[2] == 1 / 255

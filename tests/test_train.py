@@ -1,84 +1,33 @@
-"""The recipe: its optimizer against PyTorch's, interruption, determinism, and that it learns."""
+"""The recipe: its step against one written by hand, interruption, determinism, that it learns."""
 
+import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
+from training import SMALL, coloured_squares
 
-from mixer_lite.measures import snapshot_steps
-from mixer_lite.muon import Muon, flatten_spectrum
-from mixer_lite.recipe import Recipe, init_weights, learning_rate_share, make_optimizers
-from mixer_lite.specs import CIFAR10_CLASSES, create_model
-from mixer_lite.train import _augment, _Workers, train
-
-SMALL = replace(Recipe(), epochs=3, batch_size=32, snapshots=4, warmup_epochs=0.5)
-
-
-def coloured_squares(n: int = 160) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images that a class gives its mean colour: easy to learn."""
-    g = torch.Generator().manual_seed(3)
-    labels = torch.arange(n) % len(CIFAR10_CLASSES)
-    colours = torch.randint(30, 220, (len(CIFAR10_CLASSES), 3, 1, 1), generator=g)
-    noise = torch.randint(-20, 20, (n, 3, 32, 32), generator=g)
-    return (colours[labels] + noise).clamp(0, 255).to(torch.uint8), labels
+from mixer_lite import cli
+from mixer_lite.checkpoints import load_checkpoint, to_timm_state_dict
+from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, cifar10_sample
+from mixer_lite.measures import accuracy, normalize, snapshot_steps
+from mixer_lite.model import MlpMixer
+from mixer_lite.recipe import Recipe, init_weights, make_optimizers
+from mixer_lite.specs import create_model
+from mixer_lite.train import _augment, _Workers, train, train_step
 
 
 @pytest.fixture(scope="module")
 def data():
-    return dict(zip(("images", "labels"), coloured_squares(), strict=True))
-
-
-def test_muon_steps_like_pytorchs():
-    # PyTorch's iterates in bfloat16, which moves single entries by a few percent.
-    start = [torch.randn(12, 40) for _ in range(3)]
-    ours = [torch.nn.Parameter(p.clone()) for p in start]
-    theirs = [torch.nn.Parameter(p.clone()) for p in start]
-    a = Muon(ours, lr=0.1, weight_decay=0.3)
-    b = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.3)
-    for _ in range(4):
-        for p, q in zip(ours, theirs, strict=True):
-            p.grad = torch.randn(12, 40)
-            q.grad = p.grad.clone()
-        a.step()
-        b.step()
-    for p, q, s in zip(ours, theirs, start, strict=True):
-        assert (p - s).norm() > 1
-        assert (p - q).norm() / (q - s).norm() < 0.02
-
-
-@pytest.mark.parametrize("shape", [(2, 6, 6), (3, 9, 4), (1, 4, 11)])
-@pytest.mark.parametrize("rank", [1, 3])
-def test_low_rank_form_keeps_the_strongest_directions_alone(shape, rank):
-    x = torch.randn(shape, dtype=torch.float64)
-    y = flatten_spectrum(x, rank)
-    small = min(shape[1:])
-    for before, after in zip(x, y, strict=True):
-        wanted = [(small / rank) ** 0.5] * rank + [0.0] * (small - rank)
-        assert torch.linalg.svdvals(after).tolist() == pytest.approx(wanted, abs=1e-9)
-        # <x, y> is largest for the strongest directions: the sum of x's largest singular values
-        most = torch.linalg.svdvals(before)[:rank].sum() * (small / rank) ** 0.5
-        assert torch.isclose((before * after).sum(), most)
-
-
-def test_full_flattening_makes_all_directions_alike():
-    s = torch.linalg.svdvals(flatten_spectrum(torch.randn(2, 30, 50)))
-    assert s.min() > 0.5 and s.max() < 1.3
-
-
-def test_zero_gradient_moves_nothing_but_decay():
-    for rank in (None, 2):
-        p = torch.nn.Parameter(torch.ones(3, 3))
-        p.grad = torch.zeros(3, 3)
-        Muon([p], lr=0.1, weight_decay=0.5, rank=rank).step()
-        assert torch.allclose(p.detach(), torch.full((3, 3), 0.95))
-
-
-def test_every_parameter_has_exactly_one_optimizer():
-    model = create_model("mixer_pico_cifar10")
-    groups = [g for o in make_optimizers(model, Recipe()) for g in o.param_groups]
-    ids = [id(p) for g in groups for p in g["params"]]
-    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    return coloured_squares()
 
 
 def test_gradient_in_parts_is_the_gradient():
@@ -124,12 +73,6 @@ def test_augmentation_keeps_what_the_recipe_leaves_out():
 
     _, y = _augment(replace(Recipe(), **none | dict(cutmix=1.0)), 10)(images, labels)
     assert torch.allclose(y.sum(1), torch.ones(24)) and (y.amax(1) < 1).any()
-
-
-def test_learning_rate_rises_stays_and_falls_to_zero():
-    recipe = replace(Recipe(), epochs=10, warmup_epochs=1.0, decay_share=0.5)
-    shares = [learning_rate_share(p, recipe) for p in (0.05, 0.1, 0.3, 0.5, 0.75, 1.0)]
-    assert shares == pytest.approx([0.5, 1, 1, 1, 0.5, 0])
 
 
 def test_snapshots_start_at_zero_and_end_at_the_end():
@@ -219,3 +162,223 @@ def test_watching_sees_every_step_and_a_stop_loses_nothing(tmp_path, data):
     assert list(moments[-1].snapshots) == snapshot_steps(15, 4)
     logs = [(tmp_path / d / "log.csv").read_text().splitlines() for d in ("whole", "parts")]
     assert all(a.rpartition(",")[0] == b.rpartition(",")[0] for a, b in zip(*logs, strict=True))
+
+
+# One step, by hand ------------------------------------------------------------------------------
+
+
+def newton_schulz(matrix: np.ndarray) -> np.ndarray:
+    x = matrix / max(np.linalg.norm(matrix), 1e-7)
+    if wide := x.shape[0] <= x.shape[1]:
+        x = x.T
+    for _ in range(5):  # on columns here, on rows there
+        gram = x.T @ x
+        x = x @ (3.4445 * np.eye(len(gram)) - 4.7750 * gram + 2.0315 * gram @ gram)
+    return x.T if wide else x
+
+
+def strongest(matrix: np.ndarray, rank: int) -> np.ndarray:
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    flat = sum(np.outer(u[:, i], vt[i]) for i in range(rank))
+    return flat * (len(s) / rank) ** 0.5
+
+
+def test_steps_are_those_of_a_hand_written_reference_in_float64():
+    sizes = dict(image_size=16, patch_size=4, num_classes=7, num_blocks=2)
+    model = MlpMixer(
+        **sizes, hidden_dim=20, tokens_mlp_dim=11, channels_mlp_dim=33
+    ).double()  # S = 16
+    recipe = Recipe(token_rank=3, clip=0.05, label_smoothing=0.2)
+    init_weights(model, recipe)
+    torch.nn.init.normal_(model.head.weight, std=0.3)
+    theirs = timm.models.MlpMixer(
+        img_size=16, patch_size=4, num_classes=7, num_blocks=2, embed_dim=20, mlp_ratio=(0.55, 1.65)
+    ).double()
+    theirs.load_state_dict(to_timm_state_dict(model))
+    weights = {k: p.detach().numpy().copy() for k, p in theirs.named_parameters()}
+    momenta = {k: np.zeros_like(w) for k, w in weights.items()}
+    squares = {k: np.zeros_like(w) for k, w in weights.items()}
+
+    optimizers = make_optimizers(model, recipe)
+    batches = [(torch.randn(24, 3, 16, 16).double(), torch.rand(24, 7).double()) for _ in range(3)]
+    for number, (x, y) in enumerate(batches, start=1):
+        y, share = y / y.sum(1, keepdim=True), 0.3 * number
+        with _Workers(model, part=10) as workers:
+            loss = train_step(workers, optimizers, x, y, share, recipe)
+
+        theirs.load_state_dict({k: torch.from_numpy(w) for k, w in weights.items()})
+        theirs.zero_grad()
+        targets = 0.8 * y + 0.2 / 7
+        wanted = -(targets * theirs(x).log_softmax(1)).sum() / len(x)
+        wanted.backward()
+        assert loss == pytest.approx(wanted.item(), rel=1e-12)
+        grads = {k: p.grad.numpy() for k, p in theirs.named_parameters()}
+        length = math.sqrt(sum((g**2).sum() for g in grads.values()))
+        assert length > 0.05
+        for name, g in grads.items():
+            g = g * 0.05 / (length + 1e-6)
+            w = weights[name]
+            if name.endswith("weight") and ".mlp_" in name:
+                tokens = "tokens" in name
+                lr, decay, mu = (0.004, 0.05, 0.98) if tokens else (0.02, 0.02, 0.95)
+                momenta[name] = mu * momenta[name] + (1 - mu) * g
+                ahead = mu * momenta[name] + (1 - mu) * g
+                update = strongest(ahead, 3) if tokens else newton_schulz(ahead)
+                update *= max(1, w.shape[0] / w.shape[1]) ** 0.5
+            else:
+                lr, decay = 0.002, 0.02
+                momenta[name] = 0.9 * momenta[name] + 0.1 * g
+                squares[name] = 0.98 * squares[name] + 0.02 * g**2
+                update = (momenta[name] / (1 - 0.9**number)) / (
+                    np.sqrt(squares[name] / (1 - 0.98**number)) + 1e-8
+                )
+            weights[name] = w * (1 - lr * share * decay) - lr * share * update
+    ours = to_timm_state_dict(model)
+    for name, w in weights.items():
+        # What all channels of a token share, the next LayerNorm takes away: the last bias of token
+        # mixing has no effect, and its gradient is rounding error. It stays near its zero.
+        error = np.abs(ours[name].numpy() - w).max() / max(np.abs(w).max(), 1e-2)
+        assert error < 1e-8, (name, error)
+
+
+@pytest.mark.parametrize("choices", [{}, dict(token_optimizer="adamw", channel_optimizer="adamw")])
+def test_a_step_lowers_the_loss_of_a_real_batch(choices):
+    images, labels = cifar10_sample()
+    x = normalize(images[:64], CIFAR10_MEAN, CIFAR10_STD)
+    y = F.one_hot(labels[:64], 10).float()
+    recipe = Recipe(channel_lr=0.002, token_lr=0.002, other_lr=0.002, **choices)
+    model = create_model("mixer_pico_cifar10")
+    init_weights(model, recipe)
+    torch.nn.init.normal_(model.head.weight, std=0.05)
+    optimizers = make_optimizers(model, recipe)
+    with _Workers(model) as workers:
+        losses = [train_step(workers, optimizers, x, y, 0.5, recipe) for _ in range(4)]
+    assert losses == sorted(losses, reverse=True) and losses[0] - losses[3] > 0.1
+
+
+# The run ----------------------------------------------------------------------------------------
+
+
+def test_the_callers_random_numbers_and_threads_are_left_alone(tmp_path, data):
+    threads = torch.get_num_threads()
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    train("mixer_pico_cifar10", tmp_path, recipe=replace(SMALL, epochs=1), **data)
+    assert torch.equal(torch.rand(3), wanted) and torch.get_num_threads() == threads
+
+
+def test_averaged_weights_are_measured_and_kept(tmp_path, data):
+    recipe, passed = replace(SMALL, epochs=2, ema=0.8), []
+
+    def watch(moment):
+        passed.append({k: v.double() for k, v in moment.model.state_dict().items()})
+
+    model = train("mixer_pico_cifar10", tmp_path, recipe=recipe, holdout=32, watch=watch, **data)
+    wanted = passed[0]
+    for state in passed[1:]:
+        wanted = {k: 0.8 * v + 0.2 * state[k] for k, v in wanted.items()}
+    kept = load_checkpoint(tmp_path / "weights.safetensors")
+    for name, tensor in kept.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+        assert torch.allclose(tensor.double(), wanted[name], atol=1e-6), name
+        if "mlp_channels" in name and name.endswith("weight"):
+            assert not torch.allclose(tensor.double(), passed[-1][name], atol=1e-4)
+    split = torch.randperm(160, generator=torch.Generator().manual_seed(0))[:32]
+    right = accuracy(
+        kept, normalize(data["images"][split], CIFAR10_MEAN, CIFAR10_STD), data["labels"][split]
+    )
+    log = (tmp_path / "log.csv").read_text(encoding="utf-8").splitlines()
+    assert float(log[-1].split(",")[log[0].split(",").index("held_out_accuracy")]) == right
+
+
+def test_a_diverging_run_ends_with_advice_and_keeps_what_was_good(tmp_path, data):
+    recipe = replace(SMALL, epochs=20, warmup_epochs=12.0, other_lr=1e25)
+    moments = []
+    with pytest.raises(RuntimeError, match=r"Training has diverged: begin .* lower") as caught:
+        train(
+            "mixer_pico_cifar10", tmp_path, recipe=recipe, save_every=0, watch=moments.append,
+            **data,
+        )  # fmt: skip
+    assert str(caught.value).count("\n") == 0 and all(math.isfinite(m.loss) for m in moments)
+    last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]
+    assert all(v.isfinite().all() for v in last["model"].values())
+    assert last["step"] in (len(moments), len(moments) - 1)
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict(labels=torch.full((160,), 10)), "labels must be 160 numbers from 0 to 9"),
+        (
+            dict(images=torch.zeros(160, 3, 28, 28, dtype=torch.uint8)),
+            "uint8 .160, 3, 28, 28",
+        ),
+        (dict(images=torch.zeros(160, 3, 32, 32)), "images must be bytes"),
+        (dict(holdout=150), "10 images are fewer than one batch of 32"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said(tmp_path, data, change, words):
+    with pytest.raises(ValueError, match=words):
+        train("mixer_pico_cifar10", tmp_path / "out", recipe=SMALL, **data | change)
+    assert not (tmp_path / "out").exists()
+
+
+def test_mixed_and_erased(data):
+    images, labels = data["images"][:24], data["labels"][:24]
+    none = dict(shift=0, auto_augment=0.0, cutmix=0.0)
+    x, y = _augment(replace(Recipe(), **none, mixup=1.0), 10)(images, labels)
+    assert torch.allclose(y.sum(1), torch.ones(24)) and (y.amax(1) < 1).any()
+    # Blended as the labels are: a pixel is the same mixture of an image and its neighbour.
+    share = y[1, labels[1]].item() if labels[0] != labels[1] else 1.0
+    pairs = [
+        share * a.float() + (1 - share) * b.float()
+        for a in (images[1], images[1].flip(-1))
+        for b in (images[0], images[0].flip(-1))
+    ]
+    assert min((x[1] - p).abs().max().item() for p in pairs) < 1
+
+    x, y = _augment(replace(Recipe(), **none, erase=1.0), 10)(images, labels)
+    grey = torch.tensor([round(255 * m) for m in CIFAR10_MEAN]).view(3, 1, 1)
+    painted = (x == grey).all(1).float().mean((1, 2))
+    assert (painted > 0.01).all() and (painted < 0.4).all() and (y.amax(1) == 1).all()
+
+
+# Several processes ------------------------------------------------------------------------------
+
+
+def test_two_processes_are_one_to_rounding(tmp_path, capsys):
+    images, labels = cifar10_sample()
+    for i in range(0, 500, 5):
+        path = tmp_path / "data" / ("test" if i % 20 == 0 else "train") / f"class {labels[i] % 5}"
+        path.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i].permute(1, 2, 0).numpy()).save(path / f"{i}.png")
+    # 75 images: one step an epoch, so that the log has every step's loss.
+    command = ["train", "mixer_pico_cifar10", "--data", str(tmp_path / "data"), "--epochs", "5"]
+    command += ["--set", "batch_size=64", "--set", "warmup_epochs=0", "--out"]
+    assert cli.main([*command, str(tmp_path / "one")]) == 0
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "mixer_lite.cli"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *command, tmp_path / "two"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    outputs = [capsys.readouterr().out, done.stdout]
+    for out in outputs:
+        assert out.count("epoch 5, ") == out.count("Accuracy on the 25 test") == 1
+    assert outputs[0].splitlines()[-2] == outputs[1].splitlines()[-2]  # the test's accuracy
+    logs = [
+        np.loadtxt(tmp_path / name / "log.csv", delimiter=",", skiprows=1)[:, :-1]
+        for name in ("one", "two")
+    ]
+    assert logs[0].shape[0] == 5 and logs[0][-1, 2] < logs[0][0, 2]
+    assert np.abs(logs[0] - logs[1]).max() < 2e-3
+    one, two = (load_checkpoint(tmp_path / n / "weights.safetensors") for n in ("one", "two"))
+    assert one.config.class_names == tuple(f"class {i}" for i in range(5)) == two.config.class_names
+    x = normalize(images[:50], one.config.mean, one.config.std)
+    with torch.inference_mode():
+        a, b = one(x), two(x)
+    assert (a - b).abs().max() < 1e-3 * a.abs().max()
+    states = [torch.load(Path(tmp_path, n, "checkpoint.pt"))["state"] for n in ("one", "two")]
+    assert states[0]["step"] == states[1]["step"] == 5

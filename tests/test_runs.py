@@ -1,0 +1,178 @@
+"""A run's folder: killed at any moment, on a full disk, with damaged files, it loses nothing."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+import training
+from safetensors.torch import load_file
+
+from mixer_lite import runs
+from mixer_lite.runs import BEFORE, DAMAGED, LAST, load_state, save_state
+
+SETTINGS = {"seed": 1, "recipe": {"epochs": 3}}
+
+
+def assert_same(one, two):
+    """The files of two finished runs hold the same numbers, bit for bit."""
+    for name in ("weights.safetensors", "snapshots.safetensors"):
+        a, b = load_file(one / name), load_file(two / name)
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), name
+    # All but the seconds, which stand last.
+    logs = [(folder / "log.csv").read_text(encoding="utf-8").splitlines() for folder in (one, two)]
+    assert all(a.rpartition(",")[0] == b.rpartition(",")[0] for a, b in zip(*logs, strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    training.long_run(folder)
+    return folder
+
+
+FAULTS = [
+    ("write", ""), ("before", LAST), ("after", LAST), ("write", ""), ("before", BEFORE),
+    ("after", BEFORE), ("step", "3"), ("before", "log.csv"), ("after", "log.csv"),
+    ("step", "13"), ("step", "15"),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows kills in another way")
+def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, whole):
+    # A clean process that has imported everything once; each run is forked from it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training", "torchvision.transforms.v2"])
+    for number, (kind, where) in enumerate(FAULTS):
+        arguments = (tmp_path / "killed", kind, where, number)
+        process = context.Process(target=training.killed_run, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, (kind, where)
+        assert not (tmp_path / "killed/weights.safetensors").exists()
+    training.long_run(tmp_path / "killed")
+    assert_same(tmp_path / "killed", whole)
+
+
+def saved(folder, *steps):
+    folder.mkdir(exist_ok=True)
+    for step in steps:
+        assert save_state(folder, SETTINGS, {"step": step, "weight": torch.arange(3000.0) + step})
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    assert load_state(tmp_path / "none", SETTINGS) is None
+    saved(tmp_path, 1, 2, 3)
+    assert load_state(tmp_path, SETTINGS)["weight"][1] == 4
+    (tmp_path / LAST).unlink()
+    assert load_state(tmp_path, SETTINGS)["step"] == 2
+    assert sorted(os.listdir(tmp_path)) == [BEFORE, "none"]
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.6, "torn", "empty", "other"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, place):
+    saved(tmp_path, 1, 2)
+    data = bytearray((tmp_path / LAST).read_bytes())
+    if isinstance(place, str):
+        data = {"torn": data[:-100], "empty": b"", "other": b"PK" + bytes(4000)}[place]
+    else:
+        data[int(place * len(data))] ^= 255  # in the middle are the weights
+    (tmp_path / LAST).write_bytes(data)
+    assert load_state(tmp_path, SETTINGS)["step"] == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "goes on from the checkpoint before it" in said
+    # The damaged one must not take the good one's place.
+    saved(tmp_path, 3)
+    assert load_state(tmp_path, SETTINGS)["step"] == 3
+    (tmp_path / LAST).unlink()
+    assert load_state(tmp_path, SETTINGS)["step"] == 1 and (tmp_path / DAMAGED).exists()
+
+
+def test_nothing_but_damaged_checkpoints_is_said_not_trained_over(tmp_path):
+    saved(tmp_path, 1, 2)
+    for name in (LAST, BEFORE):
+        (tmp_path / name).write_bytes(b"PK no")
+    with pytest.raises(ValueError, match=r"is damaged .* and .* is damaged .* give another folder"):
+        load_state(tmp_path, SETTINGS)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    torch.save({"identity": SETTINGS, "state": Evil()}, tmp_path / LAST)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_state(tmp_path, SETTINGS)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_runs_checkpoint_is_named(tmp_path):
+    saved(tmp_path, 1)
+    with pytest.raises(ValueError, match=r"other settings \(recipe\)"):
+        load_state(tmp_path, {**SETTINGS, "recipe": {"epochs": 4}})
+
+
+def fill_disk(folder, monkeypatch):
+    """The next file that is written aside meets a full disk; the one after it does not."""
+    if os.path.exists("/dev/full"):
+        (folder / "checkpoint.partial").symlink_to("/dev/full")
+        return
+    save = torch.save
+
+    def full(*_):
+        monkeypatch.setattr(torch, "save", save)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+
+
+def test_a_full_disk_costs_a_sentence_not_the_run(tmp_path, monkeypatch, capsys, whole):
+    def watch(moment):
+        if moment.step in (5, 6):
+            fill_disk(tmp_path / "full", monkeypatch)
+        return moment.step == 6  # a stop whose checkpoint cannot be written
+
+    training.long_run(tmp_path / "full", save_every=0, watch=watch)
+    said = capsys.readouterr().err
+    assert said.count("could not be written") == said.count("No space left") == 2
+    assert not (tmp_path / "full/checkpoint.partial").exists()
+    steps = []
+    training.long_run(tmp_path / "full", watch=lambda moment: steps.append(moment.step))
+    assert steps[0] == 5  # from the last that was written
+    assert_same(whole, tmp_path / "full")
+
+
+def test_weights_that_cannot_be_written_at_the_end_are_not_lost(tmp_path, monkeypatch, whole):
+    shutil.copytree(whole, tmp_path / "full")
+    (tmp_path / "full/weights.safetensors").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save_checkpoint", lambda *_: 1 / 0)
+        with pytest.raises(OSError, match="free some space and start the same run again"):
+            training.long_run(tmp_path / "full")
+    training.long_run(tmp_path / "full")
+    assert_same(whole, tmp_path / "full")
+
+
+def test_curves_where_tensorboard_is_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    runs.Curves(tmp_path, 0).add({"loss": 1.0}, 5)
+    assert not list(tmp_path.iterdir())
+    drawn = []
+
+    class Writer:
+        flush = staticmethod(lambda: None)
+
+        def add_scalar(self, *values):
+            if values[2] > 7:
+                raise OSError("No space left on device")
+            drawn.append(values)
+
+    curves = runs.Curves(tmp_path, 0)
+    curves.writer = Writer()
+    for step in (5, 10, 15):
+        curves.add({"loss": 1.0}, step)
+    assert drawn == [("loss", 1.0, 5)]
