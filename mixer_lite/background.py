@@ -31,6 +31,7 @@ class BackgroundRun:
         seconds: stop after so long; a run that goes on has as much again.
 
     Attributes:
+        out: the run's folder.
         state: ``"running"``, ``"stopped"`` (with a checkpoint), ``"done"`` or ``"failed"``.
         error: what was raised in a run that failed, else ``None``.
         last: the newest moment, ``None`` before the first one.
@@ -44,7 +45,7 @@ class BackgroundRun:
         changed: Callable[[], None],
         seconds: float | None = None,
     ):
-        self._train, self._out, self._see, self._changed = train, out.resolve(), see, changed
+        self._train, self.out, self._see, self._changed = train, out.resolve(), see, changed
         self._seconds, self._started = seconds, 0.0
         self.state = "stopped"
         self.error: BaseException | None = None
@@ -78,15 +79,15 @@ class BackgroundRun:
         """Begin, or go on where the last checkpoint was written; nothing if it runs already."""
         if self.state == "running" and not self._stopping.is_set():
             return
-        other = _RUNS.get(self._out, self)
+        other = _RUNS.get(self.out, self)
         other.stop()
         self._stopping.clear()
         self.error, self.last, self.state = None, None, "running"
-        _RUNS[self._out] = self
+        _RUNS[self.out] = self
         self._changed()
         self._started = time.monotonic()
         self._ended.clear()
-        threading.Thread(target=self._work, name=f"training {self._out.name}").start()
+        threading.Thread(target=self._work, name=f"training {self.out.name}").start()
 
     def ask_to_stop(self) -> None:
         """Stop after the step that is being made, without waiting for it."""

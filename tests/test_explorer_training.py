@@ -247,6 +247,17 @@ def test_a_cell_run_again_takes_over_and_remembers(tmp_path, data, plain, monkey
     assert second.history.curve.values[0][0] == pytest.approx(float(rows[0]["loss"]))
 
 
+def test_a_run_that_was_done_before_is_shown_from_its_folder(tmp_path, data, plain):
+    first = watch(tmp_path, data)
+    again = watch(tmp_path, data)
+    assert (again.state, again.message) == ("done", "")
+    assert same(again.wait(), plain["states"][-1])
+    assert [f.step for f in again.history.frames] == snapshot_steps(STEPS, RECIPE.snapshots)
+    assert again.history.accuracy == first.history.accuracy[-1:]
+    assert torch.equal(again.history.frames[-1].chances, first.history.frames[-1].chances)
+    assert again._frames[-1]["chances"] and len(again._examples["pictures"]) == training.PICTURES
+
+
 def test_seconds_stop_a_run(tmp_path, data, plain):
     explorer = watch(tmp_path, data, seconds=0.0)
     assert explorer.state == "stopped" and explorer._run.last.step == 1

@@ -263,7 +263,7 @@ function render({ model, el }) {
       ? `Training: ${where}, epoch ${epoch}${left === undefined ? "" : `, about ${duration(left)} left`}.`
       : "Training begins: the first step is being made.";
     else if (state === "stopped") told.textContent = `Stopped at ${where}. A checkpoint is kept: the run can go on as if it had not stopped.`;
-    else if (state === "done") told.textContent = `Done: ${whole(step)} steps.`;
+    else if (state === "done") told.textContent = `Done: ${whole(step || total())} steps.`;
     else told.textContent = step ? `Failed after ${where}.` : "Failed.";
     problem.textContent = get("message");
     bar.hidden = !live || state === "done";

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,6 +189,8 @@ class TrainingExplorer(Explorer):
     def _changed(self) -> None:
         assert self._run is not None
         self._began = None
+        if self._run.state == "done" and not self.history.frames:
+            self._remember()
         if self._run.state != "running":
             if self.history.frames:
                 self._order_units()
@@ -196,6 +199,19 @@ class TrainingExplorer(Explorer):
         with self._lock:
             self.message = " ".join((str(error) or type(error).__name__).split()) if error else ""
             self.state = self._run.state
+
+    def _remember(self) -> None:
+        # The run was done before it was watched: what its folder kept, and the model itself.
+        assert self._run is not None
+        past, model = read_history(self._run.out), self._run.model
+        for name in ("frames", "accuracy"):
+            getattr(self.history, name).extend(getattr(past, name))
+        self.history.curve.steps, self.history.curve.values = past.curve.steps, past.curve.values
+        self._prepare(model)
+        last = self.history.frames.pop()
+        self.history.frames.append(replace(last, chances=self._ask(last.step, model)))
+        with self._lock:
+            self._frames = [_entry(frame) for frame in self.history.frames]
 
     def set_state(self, sync_data: Any) -> None:
         """What the page has chosen; never while the run's thread tells it something."""
@@ -216,7 +232,7 @@ class TrainingExplorer(Explorer):
             chances = None
             if ends or self._asking.enough():
                 with self._asking:
-                    chances = self._ask(moment)
+                    chances = self._ask(moment.step, moment.model)
             with self._looking:
                 self._take(moment, chances)
                 self._update(moment)
@@ -239,30 +255,35 @@ class TrainingExplorer(Explorer):
             history.frames.extend(snapshot_frames(kept))
         with self._lock:
             self._frames = [_entry(frame) for frame in history.frames]
-        if self._asked and self._batch is None and moment.model.config is not None:
-            config, (shown, names, images, labels) = moment.model.config, self._asked
-            pictures = preprocess(shown, config)
-            self._batch = torch.cat([pictures, preprocess(images, config)])
-            seen = unnormalize(pictures, config)
-            classes = config.class_names or [f"class {k}" for k in range(moment.model.num_classes)]
-            self._examples = dict(
-                classes=list(classes), count=len(labels), known=_known(images, self._known),
-                pictures=[dict(name=n, pixels=packed(p)) for n, p in zip(names, seen, strict=True)],
-            )  # fmt: skip
-            self._known = ()
+        self._prepare(moment.model)
+
+    def _prepare(self, model: MlpMixer) -> None:
+        # Examples as the model takes them, once.
+        if self._asked is None or self._batch is not None or model.config is None:
+            return
+        config, (shown, names, images, labels) = model.config, self._asked
+        pictures = preprocess(shown, config)
+        self._batch = torch.cat([pictures, preprocess(images, config)])
+        seen = unnormalize(pictures, config)
+        self._examples = dict(
+            classes=list(config.class_names),
+            count=len(labels), known=_known(images, self._known),
+            pictures=[dict(name=n, pixels=packed(p)) for n, p in zip(names, seen, strict=True)],
+        )  # fmt: skip
+        self._known = ()  # the images are not kept
 
     @torch.no_grad()
-    def _ask(self, moment: Moment) -> Tensor | None:
+    def _ask(self, step: int, model: MlpMixer) -> Tensor | None:
         # Accuracy, and what the pictures are taken for: (n, K).
         if self._batch is None or self._asked is None:
             return None
-        model, cores = moment.model, os.cpu_count() or 1
+        cores = os.cpu_count() or 1
         with ThreadPoolExecutor(cores, initializer=_alone) as pool:
             parts = self._batch.to(model.stem.weight).chunk(cores)
             logits = torch.cat(list(pool.map(model, parts))).cpu()  # (n + m, K)
         shown = len(self._asked.pictures)
         right = logits[shown:].argmax(dim=1) == self._asked.labels
-        self.history.accuracy.append((moment.step, right.float().mean().item()))
+        self.history.accuracy.append((step, right.float().mean().item()))
         return logits[:shown].softmax(dim=1)
 
     def _take(self, moment: Moment, chances: Tensor | None) -> None:
