@@ -8,26 +8,22 @@ the same kind of machine, and holds out training images to choose by with ``--ho
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
-import platform
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixer_lite.augment import augmentation
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD
 from mixer_lite.measures import accuracy, filter_figures, normalize, snapshot_steps, token_weights
 from mixer_lite.model import MlpMixer
@@ -40,120 +36,18 @@ from mixer_lite.recipe import (
 )
 from mixer_lite.runs import ADVICE, Curves, Moment, Run, load_state, save_state, write_log
 from mixer_lite.specs import CIFAR10_CLASSES, create_model
+from mixer_lite.workers import Workers
 
 __all__ = ["RECIPES", "Moment", "Recipe", "train", "train_step"]
 
 
-class _Workers:
-    """Gradient of a batch, computed in fixed parts on all cores at once.
-
-    A part of 4096 tokens stays in the processor's cache, and one thread a part beats all threads
-    on one operation by about a quarter. Parts are summed in their order, so the result does not
-    depend on the number of cores.
-    """
-
-    def __init__(
-        self,
-        model: MlpMixer,
-        bfloat16: bool = False,
-        part: int | None = None,
-        compile: bool = False,
-    ):
-        self.model = torch.compile(model) if compile else model
-        self.bfloat16 = bfloat16
-        self.part = part or max(1, 4096 // model.num_tokens)  # images
-        self.params = list(model.parameters())
-        self.on_cpu = self.params[0].device.type == "cpu"
-        if self.on_cpu:
-            self.threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-            self.pool = ThreadPoolExecutor(
-                max(1, cores), initializer=torch.set_num_threads, initargs=(1,)
-            )
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.on_cpu:
-            self.pool.shutdown()
-            torch.set_num_threads(self.threads)
-
-    def _part(self, x: Tensor, y: Tensor, share: float, smoothing: float) -> tuple[Any, ...]:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = self.model(x)
-        logits = logits.float() if self.bfloat16 else logits
-        loss = F.cross_entropy(logits, y, label_smoothing=smoothing) * share
-        return loss.detach(), torch.autograd.grad(loss, self.params)
-
-    def gradient(self, x: Tensor, y: Tensor, smoothing: float) -> float:
-        """Set every parameter's ``grad``; return the mean loss."""
-        size = self.part if self.on_cpu else len(x)
-        parts = [
-            (a, b, len(a) / len(x), smoothing)
-            for a, b in zip(x.split(size), y.split(size), strict=True)
-        ]
-        run = self.pool.map if self.on_cpu else map
-        losses, grads = zip(*run(lambda args: self._part(*args), parts), strict=True)
-        for param, pieces in zip(self.params, zip(*grads, strict=True), strict=True):
-            param.grad = sum(pieces[1:], start=pieces[0])
-        return float(sum(losses))
-
-
-def _augment(
-    recipe: Recipe,
-    num_classes: int,
-    size: tuple[int, int] = (32, 32),
-    mean: Sequence[float] = CIFAR10_MEAN,
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    from torchvision.transforms import v2
-
-    grey = [round(255 * m) for m in mean]
-    one = v2.Compose(
-        [
-            v2.RandomCrop(size, padding=recipe.shift, padding_mode="reflect"),
-            v2.RandomHorizontalFlip(),
-        ]
-    )
-    policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=grey)
-    some = v2.RandomApply([policy], p=recipe.auto_augment)
-    erase = v2.RandomErasing(p=recipe.erase, value=grey)
-    cutmix = v2.CutMix(num_classes=num_classes)
-    mixup = v2.MixUp(alpha=0.5, num_classes=num_classes)  # the paper's strength on ImageNet
-
-    def augment(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        images = torch.stack([one(image) for image in images])
-        # Four images share a draw of the policy, which takes a quarter of the time.
-        images = torch.cat([some(few) for few in images.split(4)])
-        if recipe.erase:
-            images = torch.stack([erase(image) for image in images])
-        chance = torch.rand(())
-        if chance < recipe.cutmix:
-            return cutmix(images, labels)  # labels become (b, num_classes) shares
-        if chance < recipe.cutmix + recipe.mixup:
-            return mixup(images.float(), labels)
-        return images, F.one_hot(labels, num_classes).float()
-
-    return augment
-
-
-def _keep_memory() -> None:
-    # glibc hands big blocks back to the system after every operation; keeping them saves time.
-    if platform.system() == "Linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-_DRAWING = threading.Lock()  # PyTorch has one generator for all threads: runs take turns
+_random = Lock()
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    # The caller's own random numbers stay as they were.
-    with _DRAWING, torch.random.fork_rng(devices=[]):
+    # The caller's own random numbers stay as they were, and two runs do not mix theirs.
+    with _random, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
@@ -163,6 +57,7 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([abs(seed), step]).generate_state(1, np.uint64)[0])
 
 
+@lru_cache(maxsize=4)
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order in which an epoch, from 0, takes ``count`` images."""
     return torch.randperm(
@@ -171,7 +66,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def train_step(
-    workers: _Workers,
+    workers: Workers,
     optimizers: Sequence[torch.optim.Optimizer],
     x: Tensor,
     y: Tensor,
@@ -315,43 +210,44 @@ def train(
             save_state(out, identity, run.state())
         saved_at = time.monotonic()
 
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(step, steps_per_epoch)
+        index = kept[epoch_order(len(kept), seed, epoch)].split(recipe.batch_size)[place]
+        with _seeded(step_seed(seed, step)):
+            x, y = augment(images[index], labels[index])
+        # All processes augment the same whole batch, and each takes its part of it.
+        x, y = (whole.chunk(team.count)[team.rank].to(team.device) for whole in (x, y))
+        return normalize(x, mean, std), y
+
     last = min(recipe.epochs, stop_after or recipe.epochs) * steps_per_epoch
     keep_at = set(snapshot_steps(total, recipe.snapshots))
-    augment = _augment(recipe, model.num_classes, model.image_size, mean)
+    augment = augmentation(recipe, model.num_classes, model.image_size, mean)
     curves = Curves(out, run.step) if team.rank == 0 else None
     shown = progress and team.rank == 0
-    _keep_memory()
     with (
-        _Workers(model, bfloat16, compile=compile) as workers,
+        Workers(model, bfloat16, compile=compile) as workers,
         tqdm(total=total, initial=run.step, unit="step", disable=None if shown else True) as bar,
     ):
-        order: Sequence[Tensor] = ()
         stop = False
         while run.step < last and not stop:
             started = time.perf_counter()
-            epoch, place = divmod(run.step, steps_per_epoch)
-            if not order or place == 0:
-                order = kept[epoch_order(len(kept), seed, epoch)].split(recipe.batch_size)
             share = learning_rate_share((run.step + 1) / total, recipe)
-            with _seeded(step_seed(seed, run.step)):
-                x, y = augment(images[order[place]], labels[order[place]])
-            # All processes augment the same whole batch, and each takes its part of it.
-            x, y = (whole.chunk(team.count)[team.rank].to(team.device) for whole in (x, y))
-            x = normalize(x, mean, std)
+            x, y = batch(run.step)
             loss = train_step(workers, run.optimizers, x, y, share, recipe, team)
             if run.average:
                 run.average.update_parameters(model)
+            epoch = run.step // steps_per_epoch + 1
             run.step += 1
             if run.step in keep_at:
                 run.snapshots[run.step] = token_weights(run.best)
             seconds = time.perf_counter() - started
             run.loss, run.seconds = run.loss + loss, run.seconds + seconds
-            bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", refresh=False)
+            bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", refresh=False)
             bar.update()
 
             ends = run.step % steps_per_epoch == 0
             if ends and team.rank == 0:
-                row: dict[str, Any] = dict(epoch=epoch + 1, steps=run.step)
+                row: dict[str, Any] = dict(epoch=epoch, steps=run.step)
                 row |= dict(loss=round(run.loss / steps_per_epoch, 4), lr_share=round(share, 4))
                 if holdout:
                     right = accuracy(run.best, held_images, labels[held].to(team.device))
@@ -367,7 +263,7 @@ def train(
                 run.loss, run.seconds = 0.0, 0.0
             if watch is not None:
                 moment = Moment(
-                    run.step, total, epoch + 1, loss, share, seconds, model, run.snapshots, run.log
+                    run.step, total, epoch, loss, share, seconds, model, run.snapshots, run.log
                 )
                 stop = bool(team.first(partial(watch, moment)))
             if ends or stop or time.monotonic() - saved_at > save_every:

@@ -16,13 +16,15 @@ from safetensors.torch import load_file
 from training import SMALL, coloured_squares
 
 from mixer_lite import cli
+from mixer_lite.augment import augmentation
 from mixer_lite.checkpoints import load_checkpoint, to_timm_state_dict
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, cifar10_sample
 from mixer_lite.measures import accuracy, normalize, snapshot_steps
 from mixer_lite.model import MlpMixer
 from mixer_lite.recipe import Recipe, init_weights, make_optimizers
 from mixer_lite.specs import create_model
-from mixer_lite.train import _augment, _Workers, train, train_step
+from mixer_lite.train import train, train_step
+from mixer_lite.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def test_gradient_in_parts_is_the_gradient():
     x, y = torch.randn(21, 3, 32, 32), torch.rand(21, 10).softmax(1)
     loss = torch.nn.functional.cross_entropy(model(x), y, label_smoothing=0.1)
     wanted = torch.autograd.grad(loss, list(model.parameters()))
-    got = _Workers(model, part=8).gradient(x, y, 0.1)
+    got = Workers(model, part=8).gradient(x, y, 0.1)
     assert abs(got - loss.item()) < 1e-5
     for p, g in zip(model.parameters(), wanted, strict=True):
         assert torch.allclose(p.grad, g, atol=1e-6)
@@ -48,9 +50,9 @@ def test_gradient_in_bfloat16_is_the_same_within_its_precision():
     init_weights(model, Recipe())
     torch.nn.init.normal_(model.head.weight)
     x, y = torch.randn(16, 3, 32, 32), torch.rand(16, 10).softmax(1)
-    _Workers(model).gradient(x, y, 0.1)
+    Workers(model).gradient(x, y, 0.1)
     exact = torch.cat([p.grad.flatten() for p in model.parameters()])
-    _Workers(model, bfloat16=True).gradient(x, y, 0.1)
+    Workers(model, bfloat16=True).gradient(x, y, 0.1)
     half = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert half.dtype == torch.float32 and not torch.equal(half, exact)
     assert (half - exact).norm() / exact.norm() < 0.15
@@ -60,18 +62,18 @@ def test_augmentation_keeps_what_the_recipe_leaves_out():
     images = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(24) % 10
     none = dict(shift=0, auto_augment=0.0, cutmix=0.0)
-    x, y = _augment(replace(Recipe(), **none), 10)(images, labels)
+    x, y = augmentation(replace(Recipe(), **none), 10)(images, labels)
     assert y.argmax(1).tolist() == labels.tolist() and (y.amax(1) == 1).all()
     flipped = [torch.equal(a, b.flip(-1)) for a, b in zip(x, images, strict=True)]
     same = [torch.equal(a, b) for a, b in zip(x, images, strict=True)]
     assert any(flipped) and any(same)
     assert all(a or b for a, b in zip(flipped, same, strict=True))
 
-    x, _ = _augment(replace(Recipe(), **none | dict(auto_augment=1.0)), 10)(images, labels)
+    x, _ = augmentation(replace(Recipe(), **none | dict(auto_augment=1.0)), 10)(images, labels)
     kept = [torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(x, images, strict=True)]
     assert not all(kept) and x.dtype == torch.uint8
 
-    _, y = _augment(replace(Recipe(), **none | dict(cutmix=1.0)), 10)(images, labels)
+    _, y = augmentation(replace(Recipe(), **none | dict(cutmix=1.0)), 10)(images, labels)
     assert torch.allclose(y.sum(1), torch.ones(24)) and (y.amax(1) < 1).any()
 
 
@@ -203,7 +205,7 @@ def test_steps_are_those_of_a_hand_written_reference_in_float64():
     batches = [(torch.randn(24, 3, 16, 16).double(), torch.rand(24, 7).double()) for _ in range(3)]
     for number, (x, y) in enumerate(batches, start=1):
         y, share = y / y.sum(1, keepdim=True), 0.3 * number
-        with _Workers(model, part=10) as workers:
+        with Workers(model, part=10) as workers:
             loss = train_step(workers, optimizers, x, y, share, recipe)
 
         theirs.load_state_dict({k: torch.from_numpy(w) for k, w in weights.items()})
@@ -251,7 +253,7 @@ def test_a_step_lowers_the_loss_of_a_real_batch(choices):
     init_weights(model, recipe)
     torch.nn.init.normal_(model.head.weight, std=0.05)
     optimizers = make_optimizers(model, recipe)
-    with _Workers(model) as workers:
+    with Workers(model) as workers:
         losses = [train_step(workers, optimizers, x, y, 0.5, recipe) for _ in range(4)]
     assert losses == sorted(losses, reverse=True) and losses[0] - losses[3] > 0.1
 
@@ -328,7 +330,7 @@ def test_what_cannot_be_trained_on_is_said(tmp_path, data, change, words):
 def test_mixed_and_erased(data):
     images, labels = data["images"][:24], data["labels"][:24]
     none = dict(shift=0, auto_augment=0.0, cutmix=0.0)
-    x, y = _augment(replace(Recipe(), **none, mixup=1.0), 10)(images, labels)
+    x, y = augmentation(replace(Recipe(), **none, mixup=1.0), 10)(images, labels)
     assert torch.allclose(y.sum(1), torch.ones(24)) and (y.amax(1) < 1).any()
     # Blended as the labels are: a pixel is the same mixture of an image and its neighbour.
     share = y[1, labels[1]].item() if labels[0] != labels[1] else 1.0
@@ -339,7 +341,7 @@ def test_mixed_and_erased(data):
     ]
     assert min((x[1] - p).abs().max().item() for p in pairs) < 1
 
-    x, y = _augment(replace(Recipe(), **none, erase=1.0), 10)(images, labels)
+    x, y = augmentation(replace(Recipe(), **none, erase=1.0), 10)(images, labels)
     grey = torch.tensor([round(255 * m) for m in CIFAR10_MEAN]).view(3, 1, 1)
     painted = (x == grey).all(1).float().mean((1, 2))
     assert (painted > 0.01).all() and (painted < 0.4).all() and (y.amax(1) == 1).all()

@@ -1,0 +1,82 @@
+"""The gradient of a batch on all cores of a CPU at once, or on another device."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixer_lite.model import MlpMixer
+
+
+class Workers:
+    """Gradient of a batch, computed in fixed parts on all cores at once.
+
+    A part of 4096 tokens stays in the processor's cache, and one thread a part beats all threads
+    on one operation by about a quarter. Parts are summed in their order, so the result does not
+    depend on the number of cores.
+    """
+
+    def __init__(
+        self,
+        model: MlpMixer,
+        bfloat16: bool = False,
+        part: int | None = None,
+        compile: bool = False,
+    ):
+        keep_memory()
+        self.model = torch.compile(model) if compile else model
+        self.bfloat16 = bfloat16
+        self.part = part or max(1, 4096 // model.num_tokens)  # images
+        self.params = list(model.parameters())
+        self.on_cpu = self.params[0].device.type == "cpu"
+        if self.on_cpu:
+            self.threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            self.pool = ThreadPoolExecutor(
+                max(1, cores), initializer=torch.set_num_threads, initargs=(1,)
+            )
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.on_cpu:
+            self.pool.shutdown()
+            torch.set_num_threads(self.threads)
+
+    def _part(self, x: Tensor, y: Tensor, share: float, smoothing: float) -> tuple[Any, ...]:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = self.model(x)
+        logits = logits.float() if self.bfloat16 else logits
+        loss = F.cross_entropy(logits, y, label_smoothing=smoothing) * share
+        return loss.detach(), torch.autograd.grad(loss, self.params)
+
+    def gradient(self, x: Tensor, y: Tensor, smoothing: float) -> float:
+        """Set every parameter's ``grad``; return the mean loss."""
+        size = self.part if self.on_cpu else len(x)
+        parts = [
+            (a, b, len(a) / len(x), smoothing)
+            for a, b in zip(x.split(size), y.split(size), strict=True)
+        ]
+        run = self.pool.map if self.on_cpu else map
+        losses, grads = zip(*run(lambda args: self._part(*args), parts), strict=True)
+        for param, pieces in zip(self.params, zip(*grads, strict=True), strict=True):
+            param.grad = sum(pieces[1:], start=pieces[0])
+        return float(sum(losses))
+
+
+def keep_memory() -> None:
+    """Have glibc keep big blocks of memory: handing them back after every operation takes time."""
+    if platform.system() == "Linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

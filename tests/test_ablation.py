@@ -1,0 +1,50 @@
+"""The tool that measures what each choice of the recipe is worth."""
+
+import csv
+import importlib.util
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from mixer_lite.datasets import Cifar10, cifar10_sample
+from mixer_lite.recipe import Recipe
+
+TOOL = Path(__file__).resolve().parents[1] / "tools/ablation.py"
+
+
+@pytest.fixture
+def ablation(monkeypatch):
+    spec = importlib.util.spec_from_file_location("ablation", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    images, labels = cifar10_sample()
+    monkeypatch.setattr(tool, "cifar10", lambda: Cifar10(images, labels, images, labels))
+    return tool
+
+
+def test_every_variant_is_a_recipe_of_its_own(ablation):
+    names = [name for name, _, _ in ablation.VARIANTS]
+    recipes = [Recipe(**choices) for _, _, choices in ablation.VARIANTS]
+    assert len(set(names)) == len(set(recipes)) == len(names) and recipes[0] == Recipe()
+    known = {field.name for field in fields(Recipe)}
+    tried = {choice for _, _, choices in ablation.VARIANTS for choice in choices}
+    # Only the length of the run and the pictures of it are left out.
+    assert known - tried == {"epochs", "snapshots"}
+
+
+def test_one_row_a_run_and_no_run_twice(ablation, tmp_path, monkeypatch, capsys):
+    small = [("recipe", "nothing", dict(batch_size=100)), ("clip", "no", dict(batch_size=120))]
+    wild = ("wild", "far too fast", dict(batch_size=100, other_lr=1e30, warmup_epochs=0.0))
+    monkeypatch.setattr(ablation, "VARIANTS", [*small, wild])
+    command = ["--epochs", "1", "--images", "400", "--table", str(tmp_path / "a.csv")]
+    command += ["--runs", str(tmp_path / "runs")]
+    ablation.main([*command, "--variants", "recipe"])
+    ablation.main(command)
+    printed = capsys.readouterr().out
+    assert [line.split(",")[0] for line in printed.splitlines()] == ["recipe", "clip", "wild"]
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        recipe, clip, diverged = csv.DictReader(file)
+    assert 0 <= float(recipe["held_out_accuracy"]) <= 1 and recipe["parameters"] == "306826"
+    assert clip["variant"] == "clip" and float(clip["seconds"]) > 0 and clip["seed"] == "0"
+    assert "The loss is nan" in diverged["note"] and not diverged["held_out_accuracy"]

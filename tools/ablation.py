@@ -1,0 +1,144 @@
+"""What each choice of the training recipe is worth: take it away, or put another in its place.
+
+    python tools/ablation.py --epochs 10 --seeds 0 1 2
+
+trains a small model once for each variant and seed and writes one row a run to data/ablation.csv:
+accuracy on 5,000 training images that were held out, and how the filters of the token-mixing MLPs
+look. The test images take no part. Stop it whenever you like: the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from mixer_lite.datasets import cifar10
+from mixer_lite.recipe import Recipe
+from mixer_lite.specs import count_parameters, spec
+from mixer_lite.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+HOLDOUT = 5000
+# The settings that are usual for small Mixers: AdamW on everything, a cosine, PyTorch's own start.
+COMMON = dict(
+    token_optimizer="adamw", token_lr=1e-3, token_decay=0.05, token_std=None,
+    channel_optimizer="adamw", channel_lr=1e-3, channel_decay=0.05,
+    other_lr=1e-3, other_decay=0.05, adam_beta2=0.999,
+    warmup_epochs=1.0, decay_share=1.0, decay_shape="cosine",
+)  # fmt: skip
+
+# Name, what changes, the choices that change.
+VARIANTS: list[tuple[str, str, dict]] = [
+    ("recipe", "nothing", {}),
+    ("common", "AdamW, cosine and PyTorch's start throughout, as is usual", COMMON),
+    ("tokens_full_rank", "Muon of full rank on token mixing",
+     dict(token_rank=None, token_lr=0.02, token_decay=0.02, token_momentum=0.95)),
+    ("tokens_adamw", "AdamW on token mixing",
+     dict(token_optimizer="adamw", token_lr=2e-3, token_decay=0.15)),
+    ("tokens_rank_4", "half the rank on token mixing", dict(token_rank=4)),
+    ("tokens_rank_16", "twice the rank on token mixing", dict(token_rank=16)),
+    ("channels_adamw", "AdamW on channel mixing",
+     dict(channel_optimizer="adamw", channel_lr=2e-3, channel_decay=0.05)),
+    ("no_small_start", "token mixing begins as PyTorch makes it", dict(token_std=None)),
+    ("no_decay", "no weight decay", dict(token_decay=0.0, channel_decay=0.0, other_decay=0.0)),
+    ("no_shift", "no random crops", dict(shift=0)),
+    ("no_auto_augment", "no AutoAugment", dict(auto_augment=0.0)),
+    ("all_auto_augment", "AutoAugment on every image", dict(auto_augment=1.0)),
+    ("no_cutmix", "no CutMix", dict(cutmix=0.0)),
+    ("mixup", "Mixup in place of CutMix", dict(cutmix=0.0, mixup=0.5)),
+    ("cutmix_and_mixup", "half of the CutMix is Mixup", dict(cutmix=0.25, mixup=0.25)),
+    ("erase", "random erasing as well", dict(erase=0.25)),
+    ("no_smoothing", "no label smoothing", dict(label_smoothing=0.0)),
+    ("cosine", "a cosine in place of plateau and linear fall",
+     dict(decay_share=1.0, decay_shape="cosine")),
+    ("linear_throughout", "a linear fall from the start", dict(decay_share=1.0)),
+    ("no_warm_up", "no warm-up", dict(warmup_epochs=0.0)),
+    ("ema", "a moving average of the weights, of about two epochs", dict(ema=0.9975)),
+    ("clip", "gradients no longer than 1", dict(clip=1.0)),
+    ("batch_128", "half the batch", dict(batch_size=128)),
+    ("batch_512", "twice the batch", dict(batch_size=512)),
+]  # fmt: skip
+COLUMNS = (
+    "variant", "changes", "model", "parameters", "epochs", "images", "seed", "held_out_accuracy",
+    "smoothness", "variety", "loss", "seconds", "note",
+)  # fmt: skip
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    """The rows that are there."""
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def add(table: Path, row: dict[str, object]) -> None:
+    """Write all rows anew and this one behind them, whole or not at all."""
+    rows = [*rows_of(table), row]
+    partial = table.with_suffix(".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, table)
+
+
+def run(name: str, recipe: Recipe, seed: int, out: Path, data: dict, options: dict) -> dict:
+    """Train one variant; what it reached."""
+    try:
+        train(name, out, recipe=recipe, seed=seed, **data, **options)
+    except RuntimeError as error:  # a variant that diverges is a result too
+        return dict(note=str(error).split(". ")[0])
+    log = rows_of(out / "log.csv")
+    measured = ("held_out_accuracy", "smoothness", "variety", "loss")
+    seconds = round(sum(float(row["seconds"]) for row in log), 1)
+    return dict(seconds=seconds, **{k: log[-1][k] for k in measured})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run what is missing in the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    names = [name for name, _, _ in VARIANTS]
+    parser.add_argument("--model", default="mixer_pico_cifar10")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--variants", nargs="+", default=names, choices=names, metavar="NAME",
+                        help=f"of {', '.join(names)} (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--images", type=int, default=50_000, help="training images, held out ones included"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--table", type=Path, default=ROOT / "data/ablation.csv")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/ablation")
+    args = parser.parse_args(argv)
+
+    cifar = cifar10()
+    data = dict(images=cifar.train_images[: args.images], labels=cifar.train_labels[: args.images])
+    options = dict(
+        holdout=min(HOLDOUT, args.images // 10), device=args.device, bfloat16=args.bfloat16
+    )
+    for seed in args.seeds:
+        for variant, changes, choices in VARIANTS:
+            if variant not in args.variants:
+                continue
+            key = dict(
+                variant=variant, model=args.model, epochs=args.epochs, images=args.images, seed=seed
+            )
+            if any(all(row[k] == str(v) for k, v in key.items()) for row in rows_of(args.table)):
+                continue
+            recipe = replace(Recipe(), epochs=args.epochs, **choices)
+            folder = args.runs / f"{args.model}_{variant}_{args.epochs}_{args.images}_{seed}"
+            reached = run(args.model, recipe, seed, folder, data, options)
+            parameters = count_parameters(**spec(args.model))["total"]
+            add(args.table, dict(**key, changes=changes, parameters=parameters, **reached))
+            print(f"{variant}, seed {seed}: {reached}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
