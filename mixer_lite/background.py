@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -64,13 +65,12 @@ class BackgroundRun:
         Raises:
             RuntimeError: the run failed before its first step.
         """
-        copied: Future[MlpMixer] = Future()
-        self._asked.put(copied)
-        while self.state == "running":
-            try:
-                return copied.result(timeout=0.1)
-            except Late:
-                continue
+        if self.state == "running":
+            copied: Future[MlpMixer] = Future()
+            self._asked.put(copied)
+            while self.state == "running":  # a run that ends meanwhile copies nothing
+                with suppress(Late):
+                    return copied.result(timeout=0.1)
         if self._model is None:
             raise RuntimeError(f"No step was made, so there is no model: {self.error}")
         return self._model

@@ -481,7 +481,8 @@ def watch_training(
 
     Without a notebook nobody can look: then the call shows a progress bar and returns when the
     run is done. A program that executes notebooks, such as nbclient, counts as one with a reader:
-    there ``wait=True`` or ``wait()`` must come before the cells that need the model.
+    there ``wait=True``, which shows the page and then waits, or ``wait()`` must come before the
+    cells that need the model.
 
     Args:
         name: one of ``list_models()``, for example ``"mixer_pico_cifar10"``.
@@ -502,7 +503,8 @@ def watch_training(
     notebook = _in_notebook()
     own = dict[str, Any](progress=not notebook, images=images, labels=labels, recipe=recipe)
     settings = own | settings
-    inspect.signature(train).bind(name, out, **settings)
+    inspect.signature(train).bind(name, out, watch=None, **settings)
+    out = Path(out).resolve()  # a program may change its folder before the run goes on
     shape = spec(name)
     side = shape["image_size"] // shape["patch_size"]
     sizes = _sizes(shape["num_blocks"], shape["tokens_mlp_dim"], side, live=True)
@@ -511,7 +513,7 @@ def watch_training(
     explorer._asked = _of_cifar10() if classes == CIFAR10_CLASSES else None
     explorer._known = images
     explorer._run = BackgroundRun(
-        functools.partial(train, name, out, **settings), Path(out),
+        functools.partial(train, name, out, **settings), out,
         see=explorer._see, changed=explorer._changed, seconds=seconds,
     )  # fmt: skip
     explorer.go_on()
