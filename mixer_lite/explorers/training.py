@@ -385,13 +385,14 @@ class TrainingExplorer(Explorer):
         for line, name in zip(lines, MEASURES, strict=True):
             middle.plot(steps + shift, line, label=name)
         for axes, title in (
-            (left, "loss and accuracy"),
+            (left, "loss and accuracy" if history.accuracy else "loss"),
             (middle, f"filters of block {self.block}"),
         ):
             axes.axvline(frame.step + shift, color="#888888", linestyle=":")
             axes.set(title=title, xlabel="step + 1" if shift else "step")
             axes.set_xscale("log" if shift else "linear")
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, ncols=2)
+        middle.set_ylim(min(-0.1, lines.min().item()), 1.15)  # with room for the legend
         sheet = self._sheet(frame.filters[self.block][self.shown_order()])
         right.imshow(sheet, cmap=SIGNED, vmin=-1, vmax=1, interpolation="nearest")
         bare(right, f"what its units read at step {frame.step:,}")
