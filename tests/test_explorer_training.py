@@ -258,9 +258,11 @@ def test_a_run_that_was_done_before_is_shown_from_its_folder(tmp_path, data, pla
     assert again._frames[-1]["chances"] and len(again._examples["pictures"]) == training.PICTURES
 
 
-def test_seconds_stop_a_run(tmp_path, data, plain):
-    explorer = watch(tmp_path, data, seconds=0.0)
+def test_seconds_stop_a_run_that_knows_its_folder(tmp_path, data, plain, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    explorer = watch("run", data, seconds=0.0)
     assert explorer.state == "stopped" and explorer._run.last.step == 1
+    monkeypatch.chdir(tmp_path.parent)
     explorer.go_on()
     assert same(explorer.wait(), plain["states"][1])
 
@@ -331,6 +333,8 @@ def test_what_goes_wrong_is_one_sentence_and_raised_where_one_waits(tmp_path, da
 def test_what_cannot_be_right_is_refused_at_once(tmp_path, data):
     with pytest.raises(TypeError, match="unexpected keyword argument 'sed'"):
         watch(tmp_path, data, sed=1)
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'watch'"):
+        watch(tmp_path, data, watch=print)
     with pytest.raises(ValueError, match="There is no model named 'mixer_nan_cifar10'"):
         ml.watch_training("mixer_nan_cifar10", tmp_path, **data)
 
