@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -250,7 +250,9 @@ def _train(args: argparse.Namespace) -> int:
             if other.class_names != found.class_names:
                 raise ValueError(f"{args.data}/test holds other classes than {args.data}/train.")
             test = (other.images, other.labels)
-    with _stopped_by_hand() as stopped:
+    # Several processes could not agree on the step to stop after: there the signal ends them.
+    alone = "WORLD_SIZE" not in os.environ
+    with _stopped_by_hand() if alone else nullcontext(lambda: False) as stopped:
         model = train(
             args.name,
             out,
@@ -265,7 +267,7 @@ def _train(args: argparse.Namespace) -> int:
             compile=args.compile,
             save_every=args.save_every,
             report=lambda row: tqdm.write(", ".join(f"{k} {v}" for k, v in row.items())),
-            watch=None if "WORLD_SIZE" in os.environ else lambda moment: stopped(),
+            watch=(lambda moment: stopped()) if alone else None,
         )
     if stopped():
         print("mixer-lite: stopped; the same command goes on from here.", file=sys.stderr)

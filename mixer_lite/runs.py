@@ -244,12 +244,14 @@ def _written(path: Path, write: Callable[[BinaryIO], Any], move: Callable[[Path]
             file.flush()
             os.fsync(file.fileno())  # on the disk before it takes the old one's place
         move(partial)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer turns the one into the other
+    except (OSError, RuntimeError) as caught:
         partial.unlink(missing_ok=True)
+        # PyTorch's writer hides the system's reason behind one of its own.
+        error = caught.__context__ if isinstance(caught.__context__, OSError) else caught
         say(f"{path} could not be written ({_reason(error)}): the run goes on; free some space.")
         return False
     return True
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" ...")

@@ -130,6 +130,23 @@ def fill_disk(folder, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no such limit")
+def test_the_systems_reason_is_told_not_pytorchs(tmp_path, capsys):
+    # A real refusal in the middle of a file: this process may write no longer ones.
+    import resource
+
+    saved(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        assert not save_state(tmp_path, SETTINGS, {str(i): torch.rand(5000) for i in range(20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capsys.readouterr().err
+    assert "File too large" in said and said.count("\n") == 1
+    assert load_state(tmp_path, SETTINGS)["step"] == 1
+
+
 def test_a_full_disk_costs_a_sentence_not_the_run(tmp_path, monkeypatch, capsys, whole):
     def watch(moment):
         if moment.step in (5, 6):

@@ -1,6 +1,8 @@
 """The recipe: its step against one written by hand, interruption, determinism, that it learns."""
 
+import io
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +23,7 @@ from mixer_lite.checkpoints import load_checkpoint, to_timm_state_dict
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, cifar10_sample
 from mixer_lite.measures import accuracy, normalize, snapshot_steps
 from mixer_lite.model import MlpMixer
+from mixer_lite.processes import processes
 from mixer_lite.recipe import Recipe, init_weights, make_optimizers
 from mixer_lite.specs import create_model
 from mixer_lite.train import train, train_step
@@ -384,3 +387,26 @@ def test_two_processes_are_one_to_rounding(tmp_path, capsys):
     assert (a - b).abs().max() < 1e-3 * a.abs().max()
     states = [torch.load(Path(tmp_path, n, "checkpoint.pt"))["state"] for n in ("one", "two")]
     assert states[0]["step"] == states[1]["step"] == 5
+
+
+# What one sees of it -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_with_the_time_left_on_a_terminal_alone(tmp_path, data, monkeypatch, terminal):
+    screen = io.StringIO()
+    screen.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", screen)
+    train("mixer_pico_cifar10", tmp_path, recipe=replace(SMALL, epochs=1), **data)
+    last = screen.getvalue().rpartition("\r")[2]
+    if terminal:
+        assert re.search(r"100%.* 5/5 \[\d\d:\d\d<\d\d:\d\d.*epoch=1, loss=\d\.\d{3}", last), last
+    else:
+        assert not last
+
+
+def test_several_processes_without_accelerate_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(RuntimeError, match=r"^Training in several processes .* accelerate\.$"):
+        processes("cpu")

@@ -123,7 +123,7 @@ def _markdown(card: dict, log: list[dict[str, str]], model: ml.MlpMixer) -> str:
         f"On CIFAR-10's 50,000 training images (Krizhevsky 2009), from random weights, seed "
         f"{card['seed']}, with `mixer-lite train {card['name']}{' --bfloat16' * card['bfloat16']}`:"
         f" {card['training_hours']} hours on {card['machine']}, PyTorch {card['torch']}. The "
-        "test images took no part in any choice. `mixer_lite/train.py` explains each setting:",
+        "test images took no part in any choice. `mixer_lite/recipe.py` explains each setting:",
         "",
         "```",
         *(f"{k} = {v}" for k, v in card["recipe"].items()),
