@@ -48,7 +48,7 @@ STATES = ("running", "stopped", "done", "failed")
 FRAMES = 40  # snapshots of a run, closer together early on
 STRIDE = 5  # accuracy is measured on every fifth image of the bundled slice
 PICTURES = 8  # at most, that are shown with what the model takes them for
-BEAT = 0.25  # seconds between two updates of the page
+BEAT = 0.5  # seconds between two updates of the page, which cost the browser time as well
 SHARE = 0.01  # of the steps' time that may go into looking at the run, and as much into asking it
 
 
