@@ -49,7 +49,7 @@ FRAMES = 40  # snapshots of a run, closer together early on
 STRIDE = 5  # accuracy is measured on every fifth image of the bundled slice
 PICTURES = 8  # at most, that are shown with what the model takes them for
 BEAT = 0.5  # seconds between two updates of the page, which cost the browser time as well
-SHARE = 0.01  # of the steps' time that may go into looking at the run, and as much into asking it
+SHARE = 0.0075  # of the steps' time may go into looking at the run, and as much into asking it
 
 
 class Examples(NamedTuple):
