@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mixer_lite.explorers.influence import explore_influence
     from mixer_lite.explorers.patches import explore_patches
     from mixer_lite.explorers.predictions import explore_predictions
+    from mixer_lite.explorers.training import explore_training, watch_training
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ __all__ = [
     "explore_influence",
     "explore_patches",
     "explore_predictions",
+    "explore_training",
     "figures",
     "filters",
     "images",
@@ -63,6 +65,7 @@ __all__ = [
     "to_google_npz",
     "to_openmmlab_state_dict",
     "to_timm_state_dict",
+    "watch_training",
 ]
 
 
@@ -79,6 +82,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("mixer_lite.explorers.patches").explore_patches
     if name == "explore_predictions":
         return importlib.import_module("mixer_lite.explorers.predictions").explore_predictions
+    if name in ("explore_training", "watch_training"):
+        return getattr(importlib.import_module("mixer_lite.explorers.training"), name)
     raise AttributeError(f"mixer_lite has no {name!r}")
 
 

@@ -7,14 +7,18 @@ from mixer_lite.explorers.filters import FilterExplorer, explore_filters
 from mixer_lite.explorers.influence import InfluenceExplorer, explore_influence
 from mixer_lite.explorers.patches import PatchExplorer, explore_patches
 from mixer_lite.explorers.predictions import PredictionExplorer, explore_predictions
+from mixer_lite.explorers.training import TrainingExplorer, explore_training, watch_training
 
 __all__ = [
     "FilterExplorer",
     "InfluenceExplorer",
     "PatchExplorer",
     "PredictionExplorer",
+    "TrainingExplorer",
     "explore_filters",
     "explore_influence",
     "explore_patches",
     "explore_predictions",
+    "explore_training",
+    "watch_training",
 ]

@@ -14,6 +14,15 @@ function h(tag, attributes = {}, ...children) {
   return node;
 }
 
+// An SVG element; the namespace is asked of the browser.
+const SVG = h("div", { innerHTML: "<svg></svg>" }).firstChild.namespaceURI;
+function svg(tag, attributes = {}, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
 // Bytes of a trait -> a typed array without a copy where alignment allows.
 function typed(view, Kind = Uint8Array) {
   const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);

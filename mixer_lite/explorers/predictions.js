@@ -11,15 +11,6 @@ const plain = (x, digits) => (x < 0 ? "−" : "") + Math.abs(x).toFixed(digits);
 const percent = (p) => `${(100 * p).toFixed(1)} %`;
 const same = (a, b) => a.length === b.length && a.every((x, i) => x === b[i]);
 
-// An SVG element; the namespace is asked of the browser.
-const SVG = h("div", { innerHTML: "<svg></svg>" }).firstChild.namespaceURI;
-function svg(tag, attributes = {}, ...children) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
 // What Python sent of one photograph, ready to read; each entry is opened once.
 const openEntries = new WeakMap();
 function opened(entry) {

@@ -1,0 +1,200 @@
+"""What a training run leaves to look at: token-mixing filters at some steps, and its curves.
+
+Pure functions and plain records; :mod:`mixer_lite.explorers.training` shows them.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from mixer_lite import filters
+from mixer_lite.model import MlpMixer
+from mixer_lite.resources import data_path
+from mixer_lite.specs import did_you_mean
+
+#: Means over the filters of one block, ``(D_S, gh, gw) -> float``.
+MEASURES: dict[str, Callable[[Tensor], float]] = {
+    "smoothness": lambda f: filters.smoothness(f).mean().item(),
+    "locality": lambda f: filters.locality(f).mean().item(),
+    "pairedness": lambda f: filters.pairedness(f).mean().item(),
+    "variety": filters.variety,
+}
+_SNAPSHOTS = "_snapshots.safetensors"
+
+
+def measures(maps: Tensor) -> Tensor:
+    """Every measure of every block's filters: ``(L, D_S, gh, gw) -> (L, len(MEASURES))``."""
+    return torch.tensor([[measure(f) for measure in MEASURES.values()] for f in maps])
+
+
+def all_filters(model: MlpMixer) -> Tensor:
+    """What the token-mixing units of all blocks read, a copy: ``(L, D_S, gh, gw)``."""
+    return torch.stack([filters.token_filters(model, b) for b in range(model.num_blocks)]).cpu()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A run at one step.
+
+    Attributes:
+        step: batches learned from so far.
+        filters: of all blocks, ``(L, D_S, gh, gw)``.
+        measures: of these filters, ``(L, len(MEASURES))``.
+        chances: what pictures were taken for, ``(n, K)``; ``None``: not asked at this step.
+    """
+
+    step: int
+    filters: Tensor
+    measures: Tensor
+    chances: Tensor | None = None
+
+
+class Curve:
+    """Numbers along a run, in a list that does not grow with it.
+
+    Each point is a mean over as many steps; when there are too many points, two become one.
+
+    Args:
+        most: points, an even number.
+
+    Attributes:
+        steps: the last step of each point.
+        values: the means, a row a point.
+    """
+
+    def __init__(self, most: int = 400):
+        self.steps: list[int] = []
+        self.values: list[list[float]] = []
+        self._most, self._width = most, 1
+        self._in_last = 0  # steps in the last point, up to _width
+
+    def add(self, step: int, *numbers: float) -> None:
+        """The numbers of one more step."""
+        if self.steps and self._in_last < self._width:
+            self._in_last += 1
+            self.steps[-1] = step
+            self.values[-1] = [
+                mean + (new - mean) / self._in_last
+                for mean, new in zip(self.values[-1], numbers, strict=True)
+            ]
+            return
+        if len(self.steps) == self._most:
+            pairs = zip(self.values[::2], self.values[1::2], strict=True)
+            self.values = [[(a + b) / 2 for a, b in zip(*pair, strict=True)] for pair in pairs]
+            self.steps, self._width = self.steps[1::2], 2 * self._width
+        self.steps.append(step)
+        self.values.append(list(map(float, numbers)))
+        self._in_last = 1
+
+    def cut(self, step: int) -> None:
+        """Forget this step and those after it, because they are made again."""
+        kept = sum(s < step for s in self.steps)
+        self.steps, self.values = self.steps[:kept], self.values[:kept]
+        self._in_last = self._width
+
+
+@dataclass(frozen=True)
+class History:
+    """A run as far as it can be looked at.
+
+    Attributes:
+        name: of the model, or of the run's folder.
+        frames: at rising steps, the first before anything was learned.
+        curve: rows of loss and learning rate (its share of the peak).
+        accuracy: steps, and the share of images answered rightly there.
+    """
+
+    name: str
+    frames: list[Frame] = field(default_factory=list)
+    curve: Curve = field(default_factory=Curve)
+    accuracy: list[tuple[int, float]] = field(default_factory=list)
+
+
+def read_history(run: str | Path) -> History:
+    """The history of a bundled model's training, or of a finished run in a folder.
+
+    Args:
+        run: a bundled model's name, or a folder with ``snapshots.safetensors`` and ``log.csv``.
+
+    Raises:
+        ValueError: there is neither, or a file is damaged.
+    """
+    folder = Path(run).expanduser()
+    if folder.is_dir():
+        snapshots, log = folder / "snapshots.safetensors", folder / "log.csv"
+    else:
+        snapshots, log = _bundled(str(run))
+    if not snapshots.is_file() or not log.is_file():
+        raise ValueError(
+            f"{folder} holds no finished run: {snapshots.name} and {log.name} are written at its "
+            f"end. watch_training goes on with a run that was stopped."
+        )
+    history = History(folder.name, read_snapshots(snapshots))
+    try:
+        with log.open(newline="", encoding="utf-8") as file:
+            add_log(history, csv.DictReader(file))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{log} is not the log of a training run ({error!r}).") from error
+    return history
+
+
+def add_log(history: History, rows: Iterable[Mapping[str, Any]]) -> None:
+    """What a run's log, a row an epoch, knows of its curves."""
+    for row in rows:
+        step = int(row["steps"])
+        history.curve.add(step, float(row["loss"]), float(row["lr_share"]))
+        if row.get("held_out_accuracy"):
+            history.accuracy.append((step, float(row["held_out_accuracy"])))
+
+
+def _bundled(name: str) -> tuple[Path, Path]:
+    files = data_path("README.md").parent.glob(f"*{_SNAPSHOTS}")
+    known = sorted(path.name.removesuffix(_SNAPSHOTS) for path in files)
+    if name not in known:
+        raise ValueError(
+            f"{name!r} is neither a run's folder nor a model whose snapshots are bundled. "
+            + did_you_mean(name, known, f"Those of {', '.join(known)} are.")
+        )
+    return data_path(name + _SNAPSHOTS), data_path(f"{name}_log.csv")
+
+
+def read_snapshots(path: Path) -> list[Frame]:
+    """The frames in a file of ``step (n)`` and ``fc1 (n, L, D_S, S)``.
+
+    Raises:
+        ValueError: the file holds no such thing.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        kept = load_file(path)
+        return snapshot_frames(dict(zip(kept["step"].tolist(), kept["fc1"], strict=True)))
+    except Exception as error:  # a damaged file raises many kinds
+        raise ValueError(f"{path} holds no snapshots of a training run ({error}).") from error
+
+
+def snapshot_frames(snapshots: dict[int, Tensor]) -> list[Frame]:
+    """Frames of what a run keeps of its filters: step -> fc1 of all blocks, ``(L, D_S, S)``.
+
+    Raises:
+        ValueError: the tokens do not make a square grid.
+    """
+    frames, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)  # a busy machine needs seconds to share such small matrices out
+    try:
+        for step, fc1 in sorted(snapshots.items()):
+            side = math.isqrt(fc1.shape[-1])
+            maps = rearrange(fc1.float(), "l u (gh gw) -> l u gh gw", gh=side, gw=side)
+            frames.append(Frame(step, maps, measures(maps)))
+    finally:
+        torch.set_num_threads(threads)
+    return frames
