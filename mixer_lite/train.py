@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +156,7 @@ def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimiz
     matrices = {id(p) for params in groups.values() for p in params}
     rest = [p for p in model.parameters() if id(p) not in matrices]
     return [
-        # Two optimizers, for two cores.
-        *(
-            Muon([group], lr=recipe.channel_lr, weight_decay=recipe.channel_decay)
-            for group in channels
-        ),
+        Muon(channels, lr=recipe.channel_lr, weight_decay=recipe.channel_decay),
         Muon(
             tokens,
             lr=recipe.token_lr,
@@ -255,10 +250,6 @@ class _Workers:
         loss = F.cross_entropy(logits.float(), y, label_smoothing=smoothing) * share
         return loss.detach(), torch.autograd.grad(loss, self.params)
 
-    def run(self, jobs: Iterable[Callable[[], Any]]) -> list[Any]:
-        """What the jobs return, done by all cores at once on a CPU."""
-        return list((self.pool.map if self.on_cpu else map)(lambda job: job(), jobs))
-
     def gradient(self, x: Tensor, y: Tensor, smoothing: float) -> float:
         """Set every parameter's ``grad``; return the mean loss."""
         size = self.part if self.on_cpu else len(x)
@@ -266,7 +257,8 @@ class _Workers:
             (a, b, len(a) / len(x), smoothing)
             for a, b in zip(x.split(size), y.split(size), strict=True)
         ]
-        losses, grads = zip(*self.run([partial(self._part, *args) for args in parts]), strict=True)
+        run = self.pool.map if self.on_cpu else map
+        losses, grads = zip(*run(lambda args: self._part(*args), parts), strict=True)
         for param, pieces in zip(self.params, zip(*grads, strict=True), strict=True):
             param.grad = sum(pieces[1:], start=pieces[0])
         return float(sum(losses))
@@ -404,20 +396,17 @@ def train(
         # Everything random in an epoch follows from the seed and the epoch's number.
         torch.manual_seed(seed * 100_003 + epoch + 1)
         order = kept[torch.randperm(len(kept))][: steps_per_epoch * recipe.batch_size]
-        batches = order.split(recipe.batch_size)
-        made = augment(images[batches[0]], labels[batches[0]])
-        for i in range(steps_per_epoch):
+        for i, index in enumerate(order.split(recipe.batch_size)):
             step = epoch * steps_per_epoch + i
             share = learning_rate_share((step + 1) / total, recipe)
             for optimizer, base in zip(optimizers, peaks, strict=True):
                 for group, lr in zip(optimizer.param_groups, base, strict=True):
                     group["lr"] = lr * share
-            x, y = made
+            x, y = augment(images[index], labels[index])
             x = normalize(x.to(device), CIFAR10_MEAN, CIFAR10_STD)
             loss += workers.gradient(x, y.to(device), recipe.label_smoothing)
-            # The next batch, if there is one, is made while the optimizers step.
-            ahead = [partial(augment, images[b], labels[b]) for b in batches[i + 1 : i + 2]]
-            made = workers.run([*ahead, *(optimizer.step for optimizer in optimizers)])[0]
+            for optimizer in optimizers:
+                optimizer.step()
             if step + 1 in keep_at:
                 snapshots[step + 1] = token_weights(model)
         smooth, varied = filter_figures(model)
