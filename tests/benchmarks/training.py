@@ -3,10 +3,9 @@
 The shipped model's shape (32 pixels, patch 4, C 128, D_S 64, D_C 512, 8 blocks), batches of 256,
 the recipe's augmentation and optimizers, on all cores. The steps of each round follow one another
 in one process, and a figure is the median over rounds of a ratio to timm's step in the same round:
-timm's model in the usual loop, in which every operation uses all cores. "Parts" gives each core
-parts of the batch instead, "ahead" is what ``train`` does: it makes the next batch while the
-optimizers step, which are spread over the cores too. Each of the two settings of malloc runs in a
-process of its own: glibc's own, and the one that ``train`` chooses (``_keep_memory``).
+timm's model in the usual loop, in which every operation uses all cores. ``train`` gives each core
+parts of the batch instead. Each of the two settings of malloc runs in a process of its own:
+glibc's own, and the one that ``train`` chooses (``_keep_memory``).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,11 +41,6 @@ RECIPE = Recipe()
 BATCH = RECIPE.batch_size
 
 
-def one_by_one(jobs: Iterable[Callable[[], Any]]) -> list[Any]:
-    """What the jobs return."""
-    return [job() for job in jobs]
-
-
 def stepper(kind: str, bfloat16: bool, images: Tensor, labels: Tensor) -> Callable[[], None]:
     """A function that trains one model on one batch."""
     cores = torch.get_num_threads()
@@ -58,14 +52,11 @@ def stepper(kind: str, bfloat16: bool, images: Tensor, labels: Tensor) -> Callab
         init_weights(model, RECIPE)
     augment, optimizers = _augment(RECIPE, 10), make_optimizers(model, RECIPE)
     workers = _Workers(model, bfloat16, part=64)  # of 4096 tokens, as in train
-    run = workers.run if kind == "ahead" else one_by_one
-    made = augment(images, labels)
 
     def step() -> None:
-        nonlocal made
         # The usual loop leaves all cores to each operation.
         torch.set_num_threads(1 if kind != "timm" else cores)
-        x, y = made
+        x, y = augment(images, labels)
         x = normalize(x, CIFAR10_MEAN, CIFAR10_STD)
         if kind == "timm":
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -74,7 +65,8 @@ def stepper(kind: str, bfloat16: bool, images: Tensor, labels: Tensor) -> Callab
             F.cross_entropy(out.float(), y, label_smoothing=0.1).backward()
         else:
             workers.gradient(x, y, 0.1)
-        made = run([lambda: augment(images, labels), *(o.step for o in optimizers)])[0]
+        for optimizer in optimizers:
+            optimizer.step()
 
     return step
 
@@ -85,7 +77,7 @@ def measure(rounds: int) -> None:
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(BATCH) % 10
     for bfloat16 in (False, True):
-        kinds = ("timm", "parts", "ahead")
+        kinds = ("timm", "train")
         steps = {}
         for kind in kinds:
             torch.set_num_threads(cores)
