@@ -6,7 +6,6 @@ process, and a figure is the median over rounds of a ratio to timm's time in the
 last column is how far the logits are from the model's, as a share of the largest. Each setting of
 malloc is a process of its own: glibc's own, and one that keeps memory instead of handing it back.
 ``--compile`` adds timm's model compiled with frozen weights (needs a C++ compiler, takes a minute).
-``--memory`` prints, for L/16, how far the peak of memory rises above the weights (Linux).
 ``--agreement`` prints what 8 bits change in the predictions of the bundled models. With
 ``--blocks 2`` a quarter of an hour becomes a few minutes, and ratios stay about the same.
 """
@@ -117,24 +116,6 @@ def speed(batch: int, rounds: int, blocks: int | None, compiled: bool) -> None:
 
 
 @torch.inference_mode()
-def memory(who: str) -> None:
-    """Print how far one way raises the peak of memory."""
-    import resource
-
-    timms, ours = models("mixer_l16_224", None)
-    model, x = (timms if who == "timm" else ours), torch.randn(32, 3, 224, 224)
-    size = sum(p.nbytes for p in ours.parameters()) / 1e6
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    model(x[:1])
-    if who == "timm":
-        timms(x)
-    else:
-        fast.logits(ours, x)
-    rise = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before
-    print(f"L/16, batch 32, {who:11s} {rise:7.0f} MB above the weights' {size:.0f} MB", flush=True)
-
-
-@torch.inference_mode()
 def agreement() -> None:
     """Print what 8 bits change in the predictions of trained models."""
     from mixer_lite.datasets import cifar10, cifar10_sample
@@ -170,19 +151,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--blocks", type=int, help="fewer than the twelve of B/16")
-    for flag in ("--compile", "--memory", "--agreement"):
+    for flag in ("--compile", "--agreement"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--malloc", choices=("own", "kept"), help=argparse.SUPPRESS)
-    parser.add_argument("--who", choices=("timm", "Mixer Lite"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     again = [sys.executable, __file__, *sys.argv[1:]]
     if args.agreement:
         agreement()
-    elif args.who:
-        memory(args.who)
-    elif args.memory:
-        for who in ("timm", "Mixer Lite"):
-            subprocess.run([*again, "--who", who], check=True)
     elif args.malloc:
         if args.malloc == "kept":
             _keep_memory()
