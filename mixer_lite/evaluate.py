@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mixer_lite import fast
 from mixer_lite.images import open_image, prepare
 from mixer_lite.labels import imagenet_info
 from mixer_lite.model import MlpMixer
@@ -394,7 +395,7 @@ def _predict(
         for failed, samples, tensors in batches:
             rows = list(failed)
             if samples:
-                out = model(tensors.to(device)).float().softmax(dim=1).cpu()
+                out = fast.logits(model, tensors.to(device)).float().softmax(dim=1).cpu()
                 top = out.topk(min(TOP, model.num_classes), dim=1)
                 rows += [
                     Row(sample, tuple(classes), tuple(probabilities))

@@ -206,6 +206,17 @@ def test_evaluate_writes_what_it_measures_beside_what_is_published(tmp_path, mon
     assert "published: no accuracy is known" in capsys.readouterr().out
     assert Path("o/copy_val.csv").exists()
 
+    # In 8 bits, kept apart; a processor that is slow with them says so.
+    status = cli.main(["evaluate", "mixer_nano_cifar10", "val", "--workers", "0", "--int8"])
+    if torch.cpu._is_vnni_supported():
+        assert status == 0
+        table = list(csv.DictReader(Path("runs/evaluate/table.csv").open(encoding="utf-8")))
+        assert [row["model"] for row in table] == ["mixer_nano_cifar10", "mixer_nano_cifar10_int8"]
+        assert abs(float(table[1]["top1"]) - float(table[0]["top1"])) <= 5  # one image of 20
+        assert Path("runs/evaluate/mixer_nano_cifar10_int8_val.csv").exists()
+    else:
+        assert status == 1 and "use the model as it is" in capsys.readouterr().err
+
 
 def test_evaluate_stopped_by_hand_says_how_it_goes_on(tmp_path, monkeypatch, capsys):
     def stopped(*_, **__):
@@ -224,6 +235,7 @@ def test_evaluate_says_in_one_sentence_what_is_wrong(tmp_path, capsys):
         (["mixer_nano", tmp_path], "Did you mean mixer_nano_cifar10 or mixer_s32_224 or"),
         (["mixer_nano_cifar10", tmp_path / "none"], "There is no folder"),
         (["mixer_nano_cifar10", tmp_path], "1 of the 1 classes here mean none"),
+        (["mixer_nano_cifar10", tmp_path, "--int8", "--device", "cuda"], "--int8 is for the CPU"),
     ):
         given = ["evaluate", *map(str, arguments), "--out", str(tmp_path / "out")]
         assert cli.main(given) == 1
