@@ -5,7 +5,7 @@ the recipe's augmentation and optimizers, on all cores. The steps of each round 
 in one process, and a figure is the median over rounds of a ratio to timm's step in the same round:
 timm's model in the usual loop, in which every operation uses all cores. ``train`` gives each core
 parts of the batch instead. Each of the two settings of malloc runs in a process of its own:
-glibc's own, and the one that ``train`` chooses (``_keep_memory``).
+glibc's own, and the one that ``train`` chooses (``keep_memory``).
 """
 
 from __future__ import annotations
@@ -25,17 +25,11 @@ from timm.models.mlp_mixer import MlpMixer as TimmMixer
 from torch import Tensor
 
 import mixer_lite as ml
-from mixer_lite.train import (
-    CIFAR10_MEAN,
-    CIFAR10_STD,
-    Recipe,
-    _augment,
-    _keep_memory,
-    _Workers,
-    init_weights,
-    make_optimizers,
-    normalize,
-)
+from mixer_lite.augment import augmentation
+from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD
+from mixer_lite.measures import normalize
+from mixer_lite.recipe import Recipe, init_weights, make_optimizers
+from mixer_lite.workers import Workers, keep_memory
 
 RECIPE = Recipe()
 BATCH = RECIPE.batch_size
@@ -50,8 +44,8 @@ def stepper(kind: str, bfloat16: bool, images: Tensor, labels: Tensor) -> Callab
         assert sum(p.numel() for p in model.parameters()) == 1_132_170  # the same shape
     else:
         init_weights(model, RECIPE)
-    augment, optimizers = _augment(RECIPE, 10), make_optimizers(model, RECIPE)
-    workers = _Workers(model, bfloat16, part=64)  # of 4096 tokens, as in train
+    augment, optimizers = augmentation(RECIPE, 10), make_optimizers(model, RECIPE)
+    workers = Workers(model, bfloat16, part=64)  # of 4096 tokens, as in train
 
     def step() -> None:
         # The usual loop leaves all cores to each operation.
@@ -112,7 +106,7 @@ def main() -> None:
             )
         return
     if args.malloc == "kept":
-        _keep_memory()
+        keep_memory()
     measure(args.rounds)
 
 
