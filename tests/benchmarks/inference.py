@@ -28,7 +28,8 @@ from torch import Tensor, nn
 import mixer_lite as ml
 from mixer_lite import fast
 from mixer_lite.checkpoints import to_timm_state_dict
-from mixer_lite.train import _keep_memory, normalize
+from mixer_lite.measures import normalize
+from mixer_lite.workers import keep_memory
 
 
 def models(name: str, blocks: int | None) -> tuple[TimmMixer, ml.MlpMixer]:
@@ -160,7 +161,7 @@ def main() -> None:
         agreement()
     elif args.malloc:
         if args.malloc == "kept":
-            _keep_memory()
+            keep_memory()
         for batch in args.batches:
             speed(batch, args.rounds, args.blocks, args.compile)
     else:
