@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixer_lite.filters import smoothness, token_filters, variety
 from mixer_lite.model import MlpMixer, mixer_blocks
@@ -17,7 +17,7 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 @torch.no_grad()
-def accuracy(model: MlpMixer, images: Tensor, labels: Tensor, batch_size: int = 250) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 250) -> float:
     """Share of images whose highest logit is the right class; images are normalised floats."""
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)

@@ -6,11 +6,11 @@ import ctypes
 import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixer_lite.model import MlpMixer
 
@@ -25,7 +25,7 @@ class Workers:
 
     def __init__(
         self,
-        model: MlpMixer,
+        model: nn.Module,
         bfloat16: bool = False,
         part: int | None = None,
         compile: bool = False,
@@ -33,7 +33,7 @@ class Workers:
         keep_memory()
         self.model = torch.compile(model) if compile else model
         self.bfloat16 = bfloat16
-        self.part = part or max(1, 4096 // model.num_tokens)  # images
+        self.part = part or max(1, 4096 // cast(MlpMixer, model).num_tokens)  # images
         self.params = list(model.parameters())
         self.on_cpu = self.params[0].device.type == "cpu"
         if self.on_cpu:

@@ -58,7 +58,7 @@ ADAMW = dict(
 
 
 class UntiedMlp(nn.Module):
-    """Token mixing in which every channel has two matrices of its own: ``(b, C, S) -> (b, C, S)``."""
+    """Token mixing with two matrices of its own for every channel: ``(b, C, S) -> (b, C, S)``."""
 
     def __init__(self, channels: int, tokens: int, hidden: int, std: float):
         super().__init__()
@@ -184,11 +184,11 @@ def shuffle_first(net: nn.Module, kind: str, seed: int) -> None:
     if kind == "patches":
         net.register_forward_pre_hook(
             lambda _, images: shuffle_patches(
-                *images, 4, patch_order=orders["patches"], pixel_order=orders["inside"]
+                images[0], 4, patch_order=orders["patches"], pixel_order=orders["inside"]
             )
         )
     elif kind == "pixels":
-        net.register_forward_pre_hook(lambda _, images: shuffle_pixels(*images, orders["pixels"]))
+        net.register_forward_pre_hook(lambda _, images: shuffle_pixels(images[0], orders["pixels"]))
 
 
 def _plain(net: nn.Module) -> TypeGuard[MlpMixer]:
