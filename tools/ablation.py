@@ -1,10 +1,13 @@
-"""What each choice of the training recipe is worth: take it away, or put another in its place.
+"""What each choice of a training recipe is worth: take it away, or put another in its place.
 
-    python tools/ablation.py --epochs 10 --seeds 0 1 2
+    python tools/ablation.py --base lesson --epochs 2
+    python tools/ablation.py --base long --epochs 15 --images 15000
 
-trains a small model once for each variant and seed and writes one row a run to data/ablation.csv:
-accuracy on 5,000 training images that were held out, and how the filters of the token-mixing MLPs
-look. The test images take no part. Stop it whenever you like: the same command goes on from there.
+train a small model once for each variant and seed and write one row a run to data/ablation.csv:
+accuracy on training images that were held out, and how the filters of the token-mixing MLPs look.
+The first asks what makes a short training quick; the second, in which few images are seen often,
+what keeps a long one from learning them by heart. The test images take no part. Stop it whenever
+you like: the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mixer_lite.datasets import cifar10
-from mixer_lite.recipe import Recipe
+from mixer_lite.recipe import LESSON, Recipe
 from mixer_lite.specs import count_parameters, spec
 from mixer_lite.train import train
 
@@ -30,7 +33,7 @@ COMMON = dict(
     warmup_epochs=1.0, decay_share=1.0, decay_shape="cosine",
 )  # fmt: skip
 
-# Name, what changes, the choices that change.
+# Name, what changes, the choices that change. A variant that is the base itself is left out.
 VARIANTS: list[tuple[str, str, dict]] = [
     ("recipe", "nothing", {}),
     ("common", "AdamW, cosine and PyTorch's start throughout, as is usual", COMMON),
@@ -45,25 +48,31 @@ VARIANTS: list[tuple[str, str, dict]] = [
     ("no_small_start", "token mixing begins as PyTorch makes it", dict(token_std=None)),
     ("no_decay", "no weight decay", dict(token_decay=0.0, channel_decay=0.0, other_decay=0.0)),
     ("no_shift", "no random crops", dict(shift=0)),
+    ("shift_4", "crops of up to 4 pixels", dict(shift=4)),
     ("no_auto_augment", "no AutoAugment", dict(auto_augment=0.0)),
+    ("auto_augment", "AutoAugment on half of the images", dict(auto_augment=0.5)),
     ("all_auto_augment", "AutoAugment on every image", dict(auto_augment=1.0)),
     ("no_cutmix", "no CutMix", dict(cutmix=0.0)),
-    ("mixup", "Mixup in place of CutMix", dict(cutmix=0.0, mixup=0.5)),
-    ("cutmix_and_mixup", "half of the CutMix is Mixup", dict(cutmix=0.25, mixup=0.25)),
-    ("erase", "random erasing as well", dict(erase=0.25)),
+    ("cutmix", "CutMix on half of the batches", dict(cutmix=0.5)),
+    ("mixup", "Mixup on half of the batches, no CutMix", dict(cutmix=0.0, mixup=0.5)),
+    ("cutmix_and_mixup", "CutMix and Mixup on a quarter each", dict(cutmix=0.25, mixup=0.25)),
+    ("erase", "random erasing of a quarter of the images", dict(erase=0.25)),
     ("no_smoothing", "no label smoothing", dict(label_smoothing=0.0)),
-    ("cosine", "a cosine in place of plateau and linear fall",
-     dict(decay_share=1.0, decay_shape="cosine")),
+    ("cosine", "half a cosine from the start", dict(decay_share=1.0, decay_shape="cosine")),
     ("linear_throughout", "a linear fall from the start", dict(decay_share=1.0)),
+    ("plateau", "a linear fall in the last 60 %", dict(decay_share=0.6)),
     ("no_warm_up", "no warm-up", dict(warmup_epochs=0.0)),
-    ("ema", "a moving average of the weights, of about two epochs", dict(ema=0.9975)),
+    ("ema", "a moving average of the weights of the last 100 steps", dict(ema=0.99)),
     ("clip", "gradients no longer than 1", dict(clip=1.0)),
-    ("batch_128", "half the batch", dict(batch_size=128)),
-    ("batch_512", "twice the batch", dict(batch_size=512)),
+    ("batch_64", "batches of 64", dict(batch_size=64)),
+    ("batch_128", "batches of 128", dict(batch_size=128)),
+    ("batch_256", "batches of 256", dict(batch_size=256)),
+    ("batch_512", "batches of 512", dict(batch_size=512)),
 ]  # fmt: skip
+BASES = {"lesson": LESSON, "long": Recipe()}
 COLUMNS = (
-    "variant", "changes", "model", "parameters", "epochs", "images", "seed", "held_out_accuracy",
-    "smoothness", "variety", "loss", "seconds", "note",
+    "base", "variant", "changes", "model", "parameters", "epochs", "images", "seed",
+    "held_out_accuracy", "smoothness", "variety", "loss", "seconds", "note",
 )  # fmt: skip
 
 
@@ -77,7 +86,7 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 def add(table: Path, row: dict[str, object]) -> None:
     """Write all rows anew and this one behind them, whole or not at all."""
-    rows = [*rows_of(table), row]
+    rows: list[dict] = [*rows_of(table), row]
     partial = table.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=COLUMNS)
@@ -104,8 +113,9 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     names = [name for name, _, _ in VARIANTS]
-    parser.add_argument("--model", default="mixer_pico_cifar10")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--base", choices=BASES, default="lesson")
+    parser.add_argument("--model", default="mixer_femto_cifar10")
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--variants", nargs="+", default=names, choices=names, metavar="NAME",
                         help=f"of {', '.join(names)} (default: all)")  # fmt: skip
@@ -121,19 +131,27 @@ def main(argv: list[str] | None = None) -> None:
     cifar = cifar10()
     data = dict(images=cifar.train_images[: args.images], labels=cifar.train_labels[: args.images])
     options = dict(
-        holdout=min(HOLDOUT, args.images // 10), device=args.device, bfloat16=args.bfloat16
+        holdout=min(HOLDOUT, args.images // 3), device=args.device, bfloat16=args.bfloat16
     )
     for seed in args.seeds:
         for variant, changes, choices in VARIANTS:
-            if variant not in args.variants:
+            base = replace(BASES[args.base], epochs=args.epochs)
+            recipe = replace(base, **choices)
+            if variant not in args.variants or (choices and recipe == base):
                 continue
             key = dict(
-                variant=variant, model=args.model, epochs=args.epochs, images=args.images, seed=seed
+                base=args.base,
+                variant=variant,
+                model=args.model,
+                epochs=args.epochs,
+                images=args.images,
+                seed=seed,
             )
             if any(all(row[k] == str(v) for k, v in key.items()) for row in rows_of(args.table)):
                 continue
-            recipe = replace(Recipe(), epochs=args.epochs, **choices)
-            folder = args.runs / f"{args.model}_{variant}_{args.epochs}_{args.images}_{seed}"
+            folder = (
+                args.runs / f"{args.model}_{args.base}_{variant}_{args.epochs}_{args.images}_{seed}"
+            )
             reached = run(args.model, recipe, seed, folder, data, options)
             parameters = count_parameters(**spec(args.model))["total"]
             add(args.table, dict(**key, changes=changes, parameters=parameters, **reached))

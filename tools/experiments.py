@@ -99,10 +99,11 @@ def conv(recipe: Recipe) -> nn.Module:
 
     # Group norms, as the Mixer's, know no batch.
     net = ResNet(
-        BasicBlock, layers=(1, 1, 1, 1), num_classes=10, channels=(16, 32, 48, 88), stem_width=16,
+        BasicBlock,  # type: ignore[arg-type]
+        layers=(1, 1, 1, 1), num_classes=10, channels=(16, 32, 48, 88), stem_width=16,
         norm_layer=partial(GroupNorm, num_groups=8),
     )  # fmt: skip
-    net.maxpool = nn.Identity()  # (b, 64, 16, 16) goes on
+    net.maxpool = nn.Identity()  # type: ignore[assignment]  # (b, 64, 16, 16) goes on
     return net
 
 
