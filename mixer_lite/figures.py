@@ -6,9 +6,9 @@ HTML exports find it, and as its plain-text form. Signed numbers are drawn on a 
 symmetric about zero, magnitudes on viridis.
 
 The lessons' figures are here. Those of what a model learned are in
-:mod:`mixer_lite.figures_learned` and the style in :mod:`mixer_lite.drawing`; both are offered here
-under the same names. This module imports matplotlib; ``mixer_lite`` imports this module only when
-it is used.
+:mod:`mixer_lite.figures_learned`, those of training in :mod:`mixer_lite.figures_training` and the
+style in :mod:`mixer_lite.drawing`; all are offered here under the same names. This module imports
+matplotlib; ``mixer_lite`` imports it only when it is used.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from mixer_lite.figures_learned import plot_filter_pairs as plot_filter_pairs
 from mixer_lite.figures_learned import plot_influence as plot_influence
 from mixer_lite.figures_learned import plot_token_filters as plot_token_filters
 from mixer_lite.figures_learned import plot_unit as plot_unit
+from mixer_lite.figures_training import plot_curves as plot_curves
+from mixer_lite.figures_training import plot_filter_rows as plot_filter_rows
+from mixer_lite.figures_training import plot_results as plot_results
 
 if TYPE_CHECKING:
     from mixer_lite.predict import Prediction

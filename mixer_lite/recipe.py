@@ -98,6 +98,7 @@ LESSON = Recipe(epochs=7, warmup_epochs=0.2, decay_share=1.0, shift=2, auto_augm
 # The bundled models' own choices, where they differ. Fewer epochs ask for less augmentation; four
 # times as many tokens and twice as many units hold more patterns.
 RECIPES = {
+    "mixer_femto_cifar10": LESSON,
     "mixer_grid16_cifar10": Recipe(epochs=20, token_rank=12, auto_augment=0.25, cutmix=0.25),
 }
 

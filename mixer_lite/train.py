@@ -45,8 +45,9 @@ _random = Lock()
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    # The caller's own random numbers stay as they were, and two runs do not mix theirs.
+def seeded(seed: int) -> Iterator[None]:
+    """PyTorch's random numbers from a seed; the caller's own stay as they were."""
+    # Two runs at once do not mix theirs.
     with _random, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -178,7 +179,7 @@ def train(
 
     recipe = recipe or RECIPES.get(name, Recipe())
     team = processes(device)
-    with _seeded(seed):
+    with seeded(seed):
         model = build(name, num_classes=len(class_names))
         init_weights(model, recipe)
     steps_per_epoch = _check(model, recipe, images, labels, holdout, team)
@@ -215,7 +216,7 @@ def train(
     def batch(step: int) -> tuple[Tensor, Tensor]:
         epoch, place = divmod(step, steps_per_epoch)
         index = kept[epoch_order(len(kept), seed, epoch)].split(recipe.batch_size)[place]
-        with _seeded(step_seed(seed, step)):
+        with seeded(step_seed(seed, step)):
             x, y = augment(images[index], labels[index])
         # All processes augment the same whole batch, and each takes its part of it.
         x, y = (whole.chunk(team.count)[team.rank].to(team.device) for whole in (x, y))
