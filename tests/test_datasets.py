@@ -443,3 +443,24 @@ def test_channel_statistics_are_numpys():
     x = images.numpy().astype(float) / 255
     assert mean == pytest.approx(x.mean((0, 2, 3))) and mean[2] == pytest.approx(0.2)
     assert std[:2] == pytest.approx(x.std((0, 2, 3))[:2]) and std[2] == 1 / 255
+
+
+def test_without_a_source_the_slice_is_parted(tmp_path):
+    data = datasets.cifar10_or_sample(tmp_path, [])
+    images, labels = cifar10_sample()
+    assert data.train_images.shape == (400, 3, 32, 32) and data.test_images.shape == (
+        100,
+        3,
+        32,
+        32,
+    )
+    for k in range(10):
+        of_class = images[labels == k]
+        assert torch.equal(data.train_images[data.train_labels == k], of_class[:40])
+        assert torch.equal(data.test_images[data.test_labels == k], of_class[40:])
+
+
+def test_where_cifar10_can_be_had_it_is_all_of_it(monkeypatch):
+    whole = datasets.Cifar10(*(torch.zeros(n) for n in (4, 3, 2, 1)))
+    monkeypatch.setattr(datasets, "cifar10", lambda cache_dir, sources: whole)
+    assert datasets.cifar10_or_sample() is whole

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mixer_lite.recipe import (
+    LESSON,
     RECIPES,
     Recipe,
     init_weights,
@@ -88,7 +89,7 @@ def test_choices_from_words():
 def test_shipped_weights_keep_their_recipe():
     # Every choice that their model cards print, and nothing new switched on.
     grid16 = replace(Recipe(), epochs=20, token_rank=12, auto_augment=0.25, cutmix=0.25)
-    assert RECIPES == {"mixer_grid16_cifar10": grid16}
+    assert RECIPES == {"mixer_femto_cifar10": LESSON, "mixer_grid16_cifar10": grid16}
     for name in ("mixer_nano_cifar10", "mixer_grid16_cifar10"):
         card = json.loads(data_path(f"{name}.json").read_text(encoding="utf-8"))["recipe"]
         ours = asdict(RECIPES.get(name, Recipe()))

@@ -137,6 +137,25 @@ def test_stale_outputs_are_found():
     ]
 
 
+def test_what_varies_is_not_compared_but_must_run():
+    notebook = lesson("import time\nprint(time.time_ns())", "print(2)", "1 / 0")
+    notebook.cells[1].metadata["tags"] = ["varies"]
+    notebook.cells[5].metadata["tags"] = ["varies"]
+    stored, fresh = tool.execute(notebook), tool.execute(notebook)
+    assert texts(stored.cells[1]) != texts(fresh.cells[1])
+    assert tool.differences(stored, fresh) == []
+    assert "raises ZeroDivisionError" in "\n".join(tool.faults(fresh))
+    fresh.cells[3].outputs[0].text = "3\n"
+    assert tool.differences(stored, fresh) == ["Code cell 2 stores '2\\n', gives '3\\n'."]
+
+
+def test_only_the_bundled_data_is_there_unless_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXER_LITE_CACHE", str(tmp_path))
+    asked = lesson("import os\nprint(os.environ['MIXER_LITE_CACHE'])")
+    assert texts(tool.execute(asked).cells[1]) != [f"{tmp_path}\n"]
+    assert texts(tool.execute(asked, cifar10=True).cells[1]) == [f"{tmp_path}\n"]
+
+
 def picture_cell(picture, kind="png", alt="a line"):
     data = io.BytesIO()
     picture.save(data, kind)
