@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, Cifar10, cifar10
 from mixer_lite.interventions import shuffle_patches, shuffle_pixels
 from mixer_lite.measures import accuracy, filter_figures, normalize
 from mixer_lite.model import MlpBlock, MlpMixer, mixer_blocks
+from mixer_lite.muon import Muon
 from mixer_lite.recipe import LESSON, Recipe, init_weights, learning_rate_share, make_optimizers
 from mixer_lite.resources import data_path
 from mixer_lite.specs import create_model, did_you_mean
@@ -34,7 +35,7 @@ SEEN = 100_000  # images that every run learns from, counting each as often as i
 POINTS = 6  # measurements a run, at equal distances; only the last on all test images
 
 RECIPE = replace(LESSON, epochs=SEEN // 50_000)
-# The usual choice, and the same for three kinds of network: AdamW on everything.
+# AdamW on everything.
 ADAMW = dict(
     token_optimizer="adamw", token_lr=2e-3, token_decay=0.05,
     channel_optimizer="adamw", channel_lr=2e-3, channel_decay=0.05,
@@ -79,16 +80,17 @@ def untied(recipe: Recipe) -> nn.Module:
 
 def conv(recipe: Recipe) -> nn.Module:
     """A residual network of 3 x 3 convolutions, of about the Mixer's size."""
-    from timm.layers import GroupNorm
     from timm.models.resnet import BasicBlock, ResNet
 
-    # Group norms, as the Mixer's, know no batch.
     net = ResNet(
         BasicBlock,  # type: ignore[arg-type]
-        layers=(1, 1, 1, 1), num_classes=10, channels=(16, 32, 48, 88), stem_width=16,
-        norm_layer=partial(GroupNorm, num_groups=8),
+        layers=(1, 1, 1, 1), num_classes=10, channels=(32, 48, 56, 56),
     )  # fmt: skip
-    net.maxpool = nn.Identity()  # type: ignore[assignment]  # (b, 64, 16, 16) goes on
+    # Small images: a smaller first kernel, and no pooling after it.
+    net.conv1 = nn.Conv2d(
+        3, 64, 3, stride=2, padding=1, bias=False
+    )  # (b, 3, 32, 32) -> (b, 64, 16, 16)
+    net.maxpool = nn.Identity()  # type: ignore[assignment]
     return net
 
 
@@ -126,16 +128,16 @@ RUNS: dict[str, Experiment] = {
         choices=dict(token_optimizer="adamw", token_lr=2e-3, token_decay=0.15, token_std=None),
         keep=True),
     # What a shuffle costs three kinds of network.
-    "adamw": Experiment(choices=ADAMW, keep=True),
-    "adamw_patches": Experiment(choices=ADAMW, shuffle="patches", keep=True),
-    "adamw_pixels": Experiment(choices=ADAMW, shuffle="pixels", keep=True),
-    "conv": Experiment(conv, ADAMW),
-    "conv_patches": Experiment(conv, ADAMW, shuffle="patches"),
-    "conv_pixels": Experiment(conv, ADAMW, shuffle="pixels"),
-    "vit": Experiment(vit, ADAMW),
-    "vit_patches": Experiment(vit, ADAMW, shuffle="patches"),
-    "vit_pixels": Experiment(vit, ADAMW, shuffle="pixels"),
-    # One pair of matrices for all channels, or a pair for each ("adamw" is the tied one).
+    "mixer_patches": Experiment(shuffle="patches", keep=True),
+    "mixer_pixels": Experiment(shuffle="pixels"),
+    "conv": Experiment(conv),
+    "conv_patches": Experiment(conv, shuffle="patches"),
+    "conv_pixels": Experiment(conv, shuffle="pixels"),
+    "vit": Experiment(vit),
+    "vit_patches": Experiment(vit, shuffle="patches"),
+    "vit_pixels": Experiment(vit, shuffle="pixels"),
+    # AdamW throughout; one pair of token-mixing matrices for all channels, or a pair for each.
+    "adamw": Experiment(choices=ADAMW),
     "untied": Experiment(untied, ADAMW),
     # Depth and width at about the same number of weights.
     "wide": Experiment(partial(mixer, num_blocks=2, hidden_dim=144, channels_mlp_dim=288)),
@@ -183,14 +185,31 @@ def _plain(net: nn.Module) -> TypeGuard[MlpMixer]:
     return isinstance(net, MlpMixer) and isinstance(net.blocks[0].mlp_tokens, MlpBlock)
 
 
-def adamw(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """The same choices for a network that is not a plain Mixer."""
-    rate, decay = recipe.other_lr, recipe.other_decay
-    optimizer = torch.optim.AdamW(
-        net.parameters(), lr=rate, weight_decay=decay, betas=(0.9, recipe.adam_beta2)
+def optimizers_of(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """The recipe's optimizers, for other networks too: Muon between the first layer and the head.
+
+    As for a Mixer, AdamW takes the first layer, the head, and all that is no matrix.
+    """
+    if _plain(net):
+        return make_optimizers(net, recipe)
+    layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    shapes: dict[torch.Size, list[nn.Parameter]] = {}
+    if recipe.channel_optimizer == "muon":
+        for layer in layers[1:-1]:
+            weight = cast(nn.Parameter, layer.weight)
+            shapes.setdefault(weight.shape, []).append(weight)
+    known = {id(p) for params in shapes.values() for p in params}
+    rest = [p for p in net.parameters() if id(p) not in known]
+    adamw = dict(
+        lr=recipe.other_lr, weight_decay=recipe.other_decay, betas=(0.9, recipe.adam_beta2)
     )
-    optimizer.param_groups[0]["initial_lr"] = rate
-    return [optimizer]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, **adamw)]  # type: ignore[arg-type]
+    if shapes:
+        groups = [dict(params=params) for params in shapes.values()]
+        optimizers.append(Muon(groups, recipe.channel_lr, recipe.channel_decay))
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
+    return optimizers
 
 
 class Fitted(NamedTuple):
@@ -226,13 +245,15 @@ def fit(
     with seeded(seed):
         net = experiment.build(recipe)
     shuffle_first(net, experiment.shuffle, seed)
-    optimizers = make_optimizers(net, recipe) if _plain(net) else adamw(net, recipe)
+    optimizers = optimizers_of(net, recipe)
     images, labels = data.train_images[: experiment.images], data.train_labels[: experiment.images]
     augment = augmentation(recipe, 10) if experiment.augment else _as_they_are
     batch, steps = recipe.batch_size, seen // recipe.batch_size
     points = {round(steps * (i + 1) / POINTS) for i in range(POINTS)}
     losses, rows, spent = list[float](), list[dict[str, Any]](), 0.0
-    with Workers(net, part=64) as workers:
+    # The statistics of a BatchNorm are the whole batch's.
+    part = batch if any(isinstance(m, nn.BatchNorm2d) for m in net.modules()) else 64
+    with Workers(net, part=part) as workers:
         for step in tqdm(range(1, steps + 1), unit="step", disable=None if progress else True):
             started = time.process_time()
             number, place = divmod(step - 1, len(images) // batch)
@@ -262,7 +283,8 @@ def _as_they_are(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def _measure(net: nn.Module, data: Cifar10, every: int) -> dict[str, Any]:
     # On every so many of the test images.
     images = normalize(data.test_images[::every], CIFAR10_MEAN, CIFAR10_STD)
-    right = accuracy(net, images, data.test_labels[::every])
+    right = accuracy(net.eval(), images, data.test_labels[::every])
+    net.train()
     parameters = sum(p.numel() for p in net.parameters())
     row = dict[str, Any](parameters=parameters, accuracy=round(right, 4), test_images=len(images))
     if _plain(net):

@@ -38,7 +38,8 @@ class Muon(torch.optim.Optimizer):
     matrix learns at one rate, noise included. With a rank only the strongest directions of the
     moment learn: those that many steps agree on, yet several of them, and not the first alone.
 
-    All parameters of a group must be matrices of one shape; they are updated as one stack.
+    All parameters of a group must be of one shape; they are updated as one stack. A convolution's
+    kernels ``(out, in, h, w)`` count as a matrix with a row for each output.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(p)
                 buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 updates.append(p.grad.lerp(buffer, group["momentum"]))
-            update = flatten_spectrum(torch.stack(updates), group["rank"])  # (n, rows, cols)
-            rows, cols = params[0].shape
+            stack = torch.stack(updates).flatten(2)  # (n, rows, ...) -> (n, rows, cols)
+            update = flatten_spectrum(stack, group["rank"])
+            rows, cols = stack.shape[1:]
             length = group["lr"] * max(1.0, rows / cols) ** 0.5
             for p, u in zip(params, update, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u, alpha=length)
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u.view_as(p), alpha=length)
