@@ -87,10 +87,9 @@ def conv(recipe: Recipe) -> nn.Module:
         layers=(1, 1, 1, 1), num_classes=10, channels=(32, 48, 56, 56),
     )  # fmt: skip
     # Small images: a smaller first kernel, and no pooling after it.
-    net.conv1 = nn.Conv2d(
-        3, 64, 3, stride=2, padding=1, bias=False
-    )  # (b, 3, 32, 32) -> (b, 64, 16, 16)
-    net.maxpool = nn.Identity()  # type: ignore[assignment]
+    stem: Any = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+    none: Any = nn.Identity()
+    net.conv1, net.maxpool = stem, none  # (b, 3, 32, 32) -> (b, 64, 16, 16)
     return net
 
 
