@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_networks_that_are_compared_are_of_one_size():
 @pytest.mark.parametrize("run", ["mixer", "conv", "vit", "untied"])
 def test_an_image_is_answered_alike_in_any_company(run):
     torch.manual_seed(0)
-    net = RUNS[run].build(RECIPE)
+    net = RUNS[run].build(RECIPE).eval()
     for weight in net.parameters():  # heads and gains of zero would agree by themselves
         torch.nn.init.normal_(weight, std=0.1)
     images = torch.randn(4, 3, 32, 32)
@@ -73,6 +74,26 @@ def test_untied_mixing_is_tied_where_all_channels_have_the_same_matrices():
         mixing.fc1[5] += 1
         changed = (mixing(x) != before).any(dim=2).any(dim=0)
         assert changed.nonzero().flatten().tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("run", "ours"),
+    [("conv", lambda n, p: p.ndim == 4 and n != "conv1.weight"),
+     ("vit", lambda n, p: p.ndim == 2 and n != "head.weight"), ("untied", lambda n, p: False)],
+)  # fmt: skip
+def test_every_parameter_has_one_optimizer(run, ours):
+    recipe = replace(RECIPE, **RUNS[run].choices)
+    net = RUNS[run].build(recipe)
+    kinds = {"Muon": [], "AdamW": []}
+    for optimizer in experiments.optimizers_of(net, recipe):
+        kinds[type(optimizer).__name__] += [p for g in optimizer.param_groups for p in g["params"]]
+        assert all(g["initial_lr"] == g["lr"] > 0 for g in optimizer.param_groups)
+    muon = {id(p) for p in kinds["Muon"]}
+    assert {n for n, p in net.named_parameters() if id(p) in muon} == {
+        n for n, p in net.named_parameters() if ours(n, p)
+    }
+    assert len(kinds["Muon"] + kinds["AdamW"]) == len(list(net.parameters()))
+    assert {id(p) for p in kinds["Muon"] + kinds["AdamW"]} == {id(p) for p in net.parameters()}
 
 
 class Seen(torch.nn.Module):
@@ -110,9 +131,9 @@ def test_shuffles_move_what_they_say():
 def test_a_run_is_repeated_by_its_seed_and_leaves_the_callers_numbers_alone(little):
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    one = fit("adamw_patches", 1, little, seen=256 * 6, progress=False)
+    one = fit("mixer_patches", 1, little, seen=256 * 6, progress=False)
     assert torch.equal(torch.random.get_rng_state(), state)
-    again = fit("adamw_patches", 1, little, seen=256 * 6, progress=False)
+    again = fit("mixer_patches", 1, little, seen=256 * 6, progress=False)
     for a, b in zip(one.net.parameters(), again.net.parameters(), strict=True):
         assert torch.equal(a, b)
     timeless = [{k: v for k, v in row.items() if k != "processor_seconds"} for row in one.rows]
@@ -123,7 +144,7 @@ def test_a_run_is_repeated_by_its_seed_and_leaves_the_callers_numbers_alone(litt
     assert [row["test_images"] for row in one.rows] == [20] * 5 + [100]
     assert one.rows[0]["loss"] == pytest.approx(np.log(10), abs=1e-3)  # the head begins at zero
     assert one.rows[-1]["loss"] < one.rows[0]["loss"]
-    other = fit("adamw_patches", 2, little, seen=256 * 6, progress=False)
+    other = fit("mixer_patches", 2, little, seen=256 * 6, progress=False)
     assert other.rows[-1]["loss"] != one.rows[-1]["loss"]
 
 
@@ -202,14 +223,14 @@ def tool(monkeypatch, little):
 
 def test_tool_goes_on_where_it_was(tool, tmp_path, capsys):
     files = ["--table", str(tmp_path / "t.csv"), "--filters", str(tmp_path / "f.safetensors")]
-    tool.main(["--seeds", "1", "--runs", "adamw", *files])
-    tool.main(["--seeds", "0", "1", "--runs", "adamw", "conv", *files])
+    tool.main(["--seeds", "1", "--runs", "mixer", *files])
+    tool.main(["--seeds", "0", "1", "--runs", "mixer", "conv", *files])
     said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert said == ["adamw, seed 1", "adamw, seed 0", "conv, seed 0", "conv, seed 1"]
+    assert said == ["mixer, seed 1", "mixer, seed 0", "conv, seed 0", "conv, seed 1"]
     rows = tool.read(tmp_path / "t.csv")
     assert [(r["run"], r["seed"]) for r in rows[::6]] == [
-        ("adamw", "0"), ("adamw", "1"), ("conv", "0"), ("conv", "1"),
+        ("mixer", "0"), ("mixer", "1"), ("conv", "0"), ("conv", "1"),
     ]  # fmt: skip
     from safetensors.torch import load_file
 
-    assert load_file(tmp_path / "f.safetensors")["adamw"].shape == (4, 48, 64)
+    assert load_file(tmp_path / "f.safetensors")["mixer"].shape == (4, 48, 64)

@@ -9,8 +9,8 @@ from mixer_lite.muon import Muon, flatten_spectrum
 def test_muon_steps_like_pytorchs():
     # PyTorch's iterates in bfloat16, which moves single entries by a few percent.
     start = [torch.randn(12, 40) for _ in range(3)]
-    ours = [torch.nn.Parameter(p.clone()) for p in start]
-    theirs = [torch.nn.Parameter(p.clone()) for p in start]
+    ours = [torch.torch.nn.Parameter(p.clone()) for p in start]
+    theirs = [torch.torch.nn.Parameter(p.clone()) for p in start]
     a = Muon(ours, lr=0.1, weight_decay=0.3)
     b = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.3)
     for _ in range(4):
@@ -45,7 +45,20 @@ def test_full_flattening_makes_all_directions_alike():
 
 def test_zero_gradient_moves_nothing_but_decay():
     for rank in (None, 2):
-        p = torch.nn.Parameter(torch.ones(3, 3))
+        p = torch.torch.nn.Parameter(torch.ones(3, 3))
         p.grad = torch.zeros(3, 3)
         Muon([p], lr=0.1, weight_decay=0.5, rank=rank).step()
         assert torch.allclose(p.detach(), torch.full((3, 3), 0.95))
+
+
+def test_kernels_of_a_convolution_are_matrices_with_a_row_for_each_output():
+    torch.manual_seed(0)
+    start, gradient = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
+    kernels, matrix = (
+        torch.nn.Parameter(start.clone()),
+        torch.nn.Parameter(start.flatten(1).clone()),
+    )
+    for parameter in (kernels, matrix):
+        parameter.grad = gradient.reshape(parameter.shape)
+        Muon([parameter], lr=0.1, weight_decay=0.1).step()
+    assert torch.equal(kernels.flatten(1), matrix) and not torch.equal(kernels, start)
