@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from einops import rearrange
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from mixer_lite.drawing import ACCENT, SIGNED, Picture, bare, canvas, numbers, style
 
@@ -17,6 +18,7 @@ def plot_curves(
     *,
     x: str = "images learned from",
     y: str = "accuracy",
+    log: bool = False,
     alt: str = "",
 ) -> Picture:
     """Lines that belong together: of each the mean of its seeds, and a band from least to most.
@@ -24,6 +26,7 @@ def plot_curves(
     Args:
         curves: name -> places ``(n,)`` and values ``(n,)`` or, a row a seed, ``(seeds, n)``.
         x, y: what the axes are; an accuracy is written in per cent.
+        log: places on a logarithmic scale.
         alt: alt text; by default where each line ends.
 
     Raises:
@@ -50,7 +53,11 @@ def plot_curves(
         axes.fill_between(at, rows.min(0), rows.max(0), color=look["color"], alpha=0.2, lw=0)
     axes.set(xlabel=x, ylabel=y)
     if percent:
-        axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    if log:
+        axes.set_xscale("log")
+    elif max(at.max() for at, _ in lines.values()) >= 10_000:
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -80,7 +87,7 @@ def plot_results(
     ]
     guessed = {n: g for n, g in (guesses or {}).items() if n in rows and g is not None}
     alt = alt or f"{x.capitalize()} of {len(rows)} runs: {'; '.join(told)}."
-    figure, axes = canvas(size=(7, 0.8 + 0.36 * len(rows)), alt=alt)
+    figure, axes = canvas(size=(7, 0.8 + (0.36 if len(rows) < 10 else 0.27) * len(rows)), alt=alt)
     for place, (name, row) in enumerate(rows.items()):
         axes.plot([row.mean()] * 2, [place - 0.28, place + 0.28], color="C0", lw=2.5)
         axes.plot(row, [place] * row.size, "o", color="C0", ms=5, alpha=0.55)
@@ -93,7 +100,7 @@ def plot_results(
     axes.set(
         xlabel=x + (" (diamonds: your guess)" if guessed else ""), ylim=(len(rows) - 0.5, -0.5)
     )
-    axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="x", alpha=0.3)
     return figure
 

@@ -9,6 +9,7 @@ import pytest
 
 from mixer_lite.datasets import Cifar10, cifar10_sample
 from mixer_lite.recipe import Recipe
+from mixer_lite.resources import data_path
 
 TOOL = Path(__file__).resolve().parents[1] / "tools/ablation.py"
 
@@ -49,5 +50,16 @@ def test_one_row_a_run_and_no_run_twice(ablation, tmp_path, monkeypatch, capsys)
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         recipe, clip, diverged = csv.DictReader(file)
     assert 0 <= float(recipe["held_out_accuracy"]) <= 1 and recipe["parameters"] == "181034"
-    assert clip["variant"] == "clip" and float(clip["seconds"]) > 0 and clip["seed"] == "0"
+    assert clip["variant"] == "clip" and float(clip["loss"]) > 0 and clip["seed"] == "0"
     assert "The loss is nan" in diverged["note"] and not diverged["held_out_accuracy"]
+
+
+def test_bundled_table_has_runs_of_these_variants(ablation):
+    with data_path("ablation.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    changes = {name: words for name, words, _ in ablation.VARIANTS}
+    for base in ablation.BASES:
+        rows = {row["variant"]: row for row in table if row["base"] == base}
+        assert len(rows) >= 7 and rows["recipe"]["changes"] == "nothing changed"
+        for name, row in rows.items():
+            assert row["changes"] == changes[name] and 0.1 < float(row["held_out_accuracy"]) < 1

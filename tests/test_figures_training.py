@@ -25,7 +25,13 @@ def test_curves_are_means_with_a_band_from_least_to_most():
     assert figure.alt == "2 lines of accuracy against images learned from, which end at: " + (
         "one 55%; two 10%."
     )
+    axes.set_ylim(0, 1)
     assert axes.yaxis.get_major_formatter()(0.25, 0) == "25%"
+    close = plot_results({"a": [0.67], "b": [0.671]}).axes[0]
+    assert close.xaxis.get_major_formatter()(0.6705, 0) == "67.050%"  # no two ticks read alike
+    many = plot_curves({"one": ([0, 20_000], [1, 2])}).axes[0]
+    assert many.xaxis.get_major_formatter()(20_000, 0) == "20,000"
+    assert plot_curves({"one": ([1, 9], [1, 2])}, log=True).axes[0].get_xscale() == "log"
 
 
 def test_other_numbers_are_not_shares():
