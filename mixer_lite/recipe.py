@@ -113,7 +113,7 @@ _ALLOWED = {
 }
 
 # For a lesson: few epochs leave no time to learn the same from images that are changed much.
-LESSON = Recipe(epochs=7, batch_size=128, warmup_epochs=0.2, shift=2, auto_augment=0.0, cutmix=0.0)
+LESSON = Recipe(epochs=6, batch_size=128, warmup_epochs=0.2, shift=2, auto_augment=0.0, cutmix=0.0)
 
 # The bundled models' own choices, where they differ. Fewer epochs ask for less augmentation; four
 # times as many tokens and twice as many units hold more patterns.
