@@ -57,6 +57,17 @@ def _table1(patch_size: int, num_blocks: int, hidden_dim: int) -> dict[str, int]
     )
 
 
+def _cifar10(patch_size: int, num_blocks: int, hidden_dim: int, **widths: int) -> dict[str, int]:
+    return dict(
+        image_size=32,
+        patch_size=patch_size,
+        num_classes=10,
+        num_blocks=num_blocks,
+        hidden_dim=hidden_dim,
+        **widths,
+    )
+
+
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -71,44 +82,12 @@ SPECS: dict[str, dict[str, int]] = {
     "mixer_l16_224": _table1(16, 24, 1024),
     "mixer_h14_224": _table1(14, 32, 1280),
     # For 32-pixel images, in the paper's proportions D_S = C / 2 and D_C = 4 C: an 8 x 8 grid.
-    "mixer_nano_cifar10": dict(
-        image_size=32,
-        patch_size=4,
-        num_classes=10,
-        num_blocks=8,
-        hidden_dim=128,
-        tokens_mlp_dim=64,
-        channels_mlp_dim=512,
-    ),
+    "mixer_nano_cifar10": _cifar10(4, 8, 128, tokens_mlp_dim=64, channels_mlp_dim=512),
     # Patches of 2 x 2 pixels: a 16 x 16 grid, finer than B/16's, for looking at filters.
-    "mixer_grid16_cifar10": dict(
-        image_size=32,
-        patch_size=2,
-        num_classes=10,
-        num_blocks=6,
-        hidden_dim=96,
-        tokens_mlp_dim=128,
-        channels_mlp_dim=288,
-    ),
-    # Small enough to train while a lesson lasts: five minutes on two cores.
-    "mixer_femto_cifar10": dict(
-        image_size=32,
-        patch_size=4,
-        num_classes=10,
-        num_blocks=4,
-        hidden_dim=96,
-        tokens_mlp_dim=48,
-        channels_mlp_dim=192,
-    ),
-    "mixer_pico_cifar10": dict(
-        image_size=32,
-        patch_size=4,
-        num_classes=10,
-        num_blocks=4,
-        hidden_dim=128,
-        tokens_mlp_dim=64,
-        channels_mlp_dim=256,
-    ),
+    "mixer_grid16_cifar10": _cifar10(2, 6, 96, tokens_mlp_dim=128, channels_mlp_dim=288),
+    # Small enough to train while a lesson lasts; the first in five minutes on two cores.
+    "mixer_femto_cifar10": _cifar10(4, 4, 96, tokens_mlp_dim=48, channels_mlp_dim=192),
+    "mixer_pico_cifar10": _cifar10(4, 4, 128, tokens_mlp_dim=64, channels_mlp_dim=256),
 }
 
 
