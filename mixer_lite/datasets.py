@@ -141,7 +141,7 @@ def cifar10_or_sample(
         return cifar10(cache_dir, sources)
     except RuntimeError:
         images, labels = cifar10_sample()
-    # The how-manieth of its class each image is.
+    # How many of its class came before each image.
     place = (labels[:, None] == labels).tril().sum(1) - 1  # (500, 500) -> (500,)
     train = place < 40
     return Cifar10(images[train], labels[train], images[~train], labels[~train])

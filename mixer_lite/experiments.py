@@ -6,7 +6,6 @@ bundled of all of them: ``data/experiments.csv``, which ``tools/experiments.py``
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,24 +23,28 @@ from mixer_lite.interventions import shuffle_patches, shuffle_pixels
 from mixer_lite.measures import accuracy, filter_figures, normalize
 from mixer_lite.model import MlpBlock, MlpMixer, mixer_blocks
 from mixer_lite.muon import Muon
-from mixer_lite.recipe import LESSON, Recipe, init_weights, learning_rate_share, make_optimizers
+from mixer_lite.recipe import (
+    LESSON,
+    Recipe,
+    adamw_throughout,
+    init_weights,
+    learning_rate_share,
+    make_optimizers,
+    remember_peaks,
+)
 from mixer_lite.resources import data_path
+from mixer_lite.runs import read_table
 from mixer_lite.specs import create_model, did_you_mean
 from mixer_lite.train import epoch_order, seeded, step_seed, train_step
 from mixer_lite.workers import Workers
 
-MODEL = "mixer_femto_cifar10"
+MODEL, PATCH = "mixer_femto_cifar10", 4  # pixels
 SEEN = 100_000  # images that every run learns from, counting each as often as it comes
 POINTS = 6  # measurements a run, at equal distances; only the last on all test images
 
 # As the lesson's recipe was when they were made, before the ablation improved it.
 RECIPE = replace(LESSON, epochs=SEEN // 50_000, batch_size=256, decay_share=1.0)
-# AdamW on everything.
-ADAMW = dict(
-    token_optimizer="adamw", token_lr=2e-3, token_decay=0.05,
-    channel_optimizer="adamw", channel_lr=2e-3, channel_decay=0.05,
-    other_lr=2e-3, other_decay=0.05,
-)  # fmt: skip
+ADAMW = adamw_throughout(lr=2e-3, decay=0.05)
 
 
 class UntiedMlp(nn.Module):
@@ -99,7 +102,7 @@ def vit(recipe: Recipe) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
-        img_size=32, patch_size=4, num_classes=10, embed_dim=72, depth=4, num_heads=4,
+        img_size=32, patch_size=PATCH, num_classes=10, embed_dim=72, depth=4, num_heads=4,
         mlp_ratio=2, class_token=False, global_pool="avg",
     )  # fmt: skip
 
@@ -154,13 +157,12 @@ RUNS: dict[str, Experiment] = {
 _PARTS = {"": (), "patches": ("patches", "inside"), "pixels": ("pixels",)}
 
 
-def orders_of(shuffle: str, seed: int, patch_size: int = 4) -> dict[str, Tensor]:
+def orders_of(shuffle: str, seed: int) -> dict[str, Tensor]:
     """The permutations of one seed, the same for all images: of patches, in them, of all pixels."""
     generator = torch.Generator().manual_seed(1000 + seed)
-    tokens = (32 // patch_size) ** 2
     orders = dict(
-        patches=torch.randperm(tokens, generator=generator),
-        inside=torch.randperm(patch_size**2, generator=generator),
+        patches=torch.randperm((32 // PATCH) ** 2, generator=generator),
+        inside=torch.randperm(PATCH**2, generator=generator),
         pixels=torch.randperm(32 * 32, generator=generator),
     )
     return {name: orders[name] for name in _PARTS[shuffle]}
@@ -174,7 +176,7 @@ def shuffle_first(net: nn.Module, shuffle: str, seed: int) -> None:
         if shuffle == "pixels":
             return shuffle_pixels(inputs[0], orders["pixels"])
         places = dict(patch_order=orders["patches"], pixel_order=orders["inside"])
-        return shuffle_patches(inputs[0], 4, **places)
+        return shuffle_patches(inputs[0], PATCH, **places)
 
     if shuffle:
         net.register_forward_pre_hook(before)
@@ -207,9 +209,7 @@ def optimizers_of(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
     if shapes:
         groups = [dict(params=params) for params in shapes.values()]
         optimizers.append(Muon(groups, recipe.channel_lr, recipe.channel_decay))
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["initial_lr"] = group["lr"]
-    return optimizers
+    return remember_peaks(optimizers)
 
 
 class Fitted(NamedTuple):
@@ -260,10 +260,8 @@ def fit(
             index = epoch_order(len(images), seed, number).split(batch)[place]
             with seeded(step_seed(seed, step - 1)):
                 x, y = augment(images[index], labels[index])
-            x, share = (
-                normalize(x, CIFAR10_MEAN, CIFAR10_STD),
-                learning_rate_share(step / steps, recipe),
-            )
+            x = normalize(x, CIFAR10_MEAN, CIFAR10_STD)
+            share = learning_rate_share(step / steps, recipe)
             losses.append(train_step(workers, optimizers, x, y, share, recipe))
             spent += time.process_time() - started
             if step in points:
@@ -295,8 +293,7 @@ def _measure(net: nn.Module, data: Cifar10, every: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _table() -> list[dict[str, str]]:
-    with data_path("experiments.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_table(data_path("experiments.csv"))
 
 
 def curves(run: str, what: str = "accuracy") -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,8 @@ def plot_curves(
         lines[name] = at, rows
     percent = y.startswith("accuracy")
     ends = [f"{n} {v[:, -1].mean():{'.0%' if percent else '.3g'}}" for n, (_, v) in lines.items()]
-    alt = alt or f"{len(lines)} lines of {y} against {x}, which end at: {'; '.join(ends)}."
+    count = f"{len(lines)} lines" if len(lines) > 1 else "One line"
+    alt = alt or f"{count} of {y} against {x}; at the end: {'; '.join(ends)}."
     figure, axes = canvas(size=(7, 3.2), alt=alt)
     for k, (name, (at, rows)) in enumerate(lines.items()):
         # Colour and dashes both tell the lines apart.

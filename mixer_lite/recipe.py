@@ -61,7 +61,7 @@ class Recipe:
         clip: largest length of the whole gradient; 0 leaves it as it is; not measured.
         ema: the weights that are measured and kept are a moving average of all steps', of which
             each step forgets ``1 - ema``; 0 takes the last step's. Short: 0.99 costs 2.5, and 2.2
-            with few, because the learning rate has fallen to zero by itself.
+            with few.
     """
 
     epochs: int = 60
@@ -145,6 +145,13 @@ def with_choices(recipe: Recipe, choices: Iterable[str]) -> Recipe:
     return replace(recipe, **changes)
 
 
+def adamw_throughout(lr: float, decay: float) -> dict[str, Any]:
+    """The choices that put AdamW on every parameter, as is usual."""
+    parts = ("token", "channel", "other")
+    rates = {f"{part}_lr": lr for part in parts} | {f"{part}_decay": decay for part in parts}
+    return dict(token_optimizer="adamw", channel_optimizer="adamw", **rates)
+
+
 def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon on channel mixing, its low-rank form on token mixing, AdamW on everything else."""
     matrices: dict[tuple[str, str], list[nn.Parameter]] = {}
@@ -170,6 +177,11 @@ def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimiz
         (muon if which == "muon" else adamw).append(dict(params=params, **group))
     optimizers: list[torch.optim.Optimizer] = [Muon(muon, lr=0.0)] if muon else []
     optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, recipe.adam_beta2)))
+    return remember_peaks(optimizers)
+
+
+def remember_peaks(optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+    """The same optimizers, which now know the peak learning rates that a step takes a share of."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["initial_lr"] = group["lr"]
     return optimizers

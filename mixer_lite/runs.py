@@ -9,7 +9,7 @@ import os
 import sys
 import textwrap
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -188,14 +188,25 @@ def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """All rows as ``log.csv``, whole or not at all."""
-    if not rows:
-        return
+    """All rows as ``log.csv``."""
+    if rows:
+        write_table(folder / "log.csv", rows, list(rows[-1]))
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    """All rows as a CSV file, whole or not at all; what a row lacks is left empty."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path = folder / "log.csv"
     _written(
         path,
         lambda file: file.write(text.getvalue().encode()),

@@ -16,6 +16,7 @@ from mixer_lite.filters import smoothness
 from mixer_lite.model import MlpMixer
 from mixer_lite.recipe import Recipe
 from mixer_lite.resources import data_path
+from mixer_lite.runs import read_table
 
 TOOL = Path(__file__).resolve().parents[1] / "tools/experiments.py"
 
@@ -227,10 +228,13 @@ def test_tool_goes_on_where_it_was(tool, tmp_path, capsys):
     tool.main(["--seeds", "0", "1", "--runs", "mixer", "conv", *files])
     said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == ["mixer, seed 1", "mixer, seed 0", "conv, seed 0", "conv, seed 1"]
-    rows = tool.read(tmp_path / "t.csv")
+    rows = read_table(tmp_path / "t.csv")
     assert [(r["run"], r["seed"]) for r in rows[::6]] == [
         ("mixer", "0"), ("mixer", "1"), ("conv", "0"), ("conv", "1"),
     ]  # fmt: skip
     from safetensors.torch import load_file
 
+    kept = (tmp_path / "f.safetensors").read_bytes()
+    tool.main(["--seeds", "2", "--runs", "mixer", *files])
+    assert (tmp_path / "f.safetensors").read_bytes() == kept, "filters are those of seed 0"
     assert load_file(tmp_path / "f.safetensors")["mixer"].shape == (4, 48, 64)

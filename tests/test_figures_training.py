@@ -22,7 +22,7 @@ def test_curves_are_means_with_a_band_from_least_to_most():
     assert to_rgb(first.get_color()) != to_rgb(second.get_color())
     assert first.get_linestyle() != second.get_linestyle()
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "two"]
-    assert figure.alt == "2 lines of accuracy against images learned from, which end at: " + (
+    assert figure.alt == "2 lines of accuracy against images learned from; at the end: " + (
         "one 55%; two 10%."
     )
     axes.set_ylim(0, 1)
@@ -36,7 +36,7 @@ def test_curves_are_means_with_a_band_from_least_to_most():
 
 def test_other_numbers_are_not_shares():
     figure = plot_curves({"a": ([1, 2], [2.5, 1.25])}, x="step", y="loss")
-    assert figure.alt == "1 lines of loss against step, which end at: a 1.25."
+    assert figure.alt == "One line of loss against step; at the end: a 1.25."
     assert figure.axes[0].get_ylabel() == "loss"
 
 

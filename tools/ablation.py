@@ -1,7 +1,7 @@
 """What each choice of a training recipe is worth: take it away, or put another in its place.
 
     python tools/ablation.py --base lesson --epochs 2
-    python tools/ablation.py --base long --epochs 15 --images 15000
+    python tools/ablation.py --base long --epochs 10 --images 15000
 
 train a small model once for each variant and seed and write one row a run to data/ablation.csv:
 accuracy on training images that were held out, and how the filters of the token-mixing MLPs look.
@@ -13,25 +13,21 @@ you like: the same command goes on from there.
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from mixer_lite.datasets import cifar10
-from mixer_lite.recipe import LESSON, Recipe
+from mixer_lite.recipe import LESSON, Recipe, adamw_throughout
+from mixer_lite.runs import read_table, write_table
 from mixer_lite.specs import count_parameters, spec
 from mixer_lite.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDOUT = 5000
 # The settings that are usual for small Mixers: AdamW on everything, a cosine, PyTorch's own start.
-COMMON = dict(
-    token_optimizer="adamw", token_lr=1e-3, token_decay=0.05, token_std=None,
-    channel_optimizer="adamw", channel_lr=1e-3, channel_decay=0.05,
-    other_lr=1e-3, other_decay=0.05, adam_beta2=0.999,
-    warmup_epochs=1.0, decay_share=1.0, decay_shape="cosine",
-)  # fmt: skip
+COMMON = adamw_throughout(lr=1e-3, decay=0.05) | dict(
+    token_std=None, adam_beta2=0.999, warmup_epochs=1.0, decay_share=1.0, decay_shape="cosine"
+)
 
 # Name, what changes, the choices that change. A variant that is the base itself is left out.
 VARIANTS: list[tuple[str, str, dict]] = [
@@ -77,32 +73,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rows_of(table: Path) -> list[dict[str, str]]:
-    """The rows that are there."""
-    if not table.exists():
-        return []
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def add(table: Path, row: dict[str, object]) -> None:
-    """Write all rows anew and this one behind them, whole or not at all."""
-    rows: list[dict] = [*rows_of(table), row]
-    partial = table.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, table)
-
-
 def run(name: str, recipe: Recipe, seed: int, out: Path, data: dict, options: dict) -> dict:
     """Train one variant; what it reached."""
     try:
         train(name, out, recipe=recipe, seed=seed, **data, **options)
     except RuntimeError as error:  # a variant that diverges is a result too
         return dict(note=str(error).split(". ")[0])
-    log = rows_of(out / "log.csv")
+    log = read_table(out / "log.csv")
     measured = ("held_out_accuracy", "smoothness", "variety", "loss")
     return {k: log[-1][k] for k in measured}
 
@@ -147,14 +124,15 @@ def main(argv: list[str] | None = None) -> None:
                 images=args.images,
                 seed=seed,
             )
-            if any(all(row[k] == str(v) for k, v in key.items()) for row in rows_of(args.table)):
+            if any(all(row[k] == str(v) for k, v in key.items()) for row in read_table(args.table)):
                 continue
             folder = (
                 args.runs / f"{args.model}_{args.base}_{variant}_{args.epochs}_{args.images}_{seed}"
             )
             reached = run(args.model, recipe, seed, folder, data, options)
             parameters = count_parameters(**spec(args.model))["total"]
-            add(args.table, dict(**key, changes=changes, parameters=parameters, **reached))
+            row: dict = dict(**key, changes=changes, parameters=parameters, **reached)
+            write_table(args.table, [*read_table(args.table), row], COLUMNS)
             print(f"{variant}, seed {seed}: {reached}", flush=True)
 
 

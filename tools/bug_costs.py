@@ -11,7 +11,6 @@ repeated, and a run that was cut off continues from its last epoch in runs/bug_c
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from mixer_lite import bugs, datasets
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD
 from mixer_lite.measures import accuracy, normalize
 from mixer_lite.model import MlpMixer
+from mixer_lite.runs import read_table, write_table
 from mixer_lite.specs import create_model
 from mixer_lite.train import Recipe, train
 
@@ -58,10 +58,7 @@ def main() -> None:
     cifar = datasets.cifar10()
     images, labels = cifar.train_images[: options.images], cifar.train_labels[: options.images]
     test = normalize(cifar.test_images, CIFAR10_MEAN, CIFAR10_STD)
-    rows: list[dict[str, str]] = []
-    if options.out.exists():
-        with options.out.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+    rows = read_table(options.out)
     done = {(int(row["bug"]), int(row["seed"])) for row in rows}
     for seed in options.seeds:
         for bug in options.bugs:
@@ -89,10 +86,7 @@ def main() -> None:
             )
             rows.append({key: str(value) for key, value in row.items()})
             rows.sort(key=lambda r: (int(r["seed"]), int(r["bug"])))
-            with options.out.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_table(options.out, rows, COLUMNS)
             print(f"bug {bug}, seed {seed}: {row['accuracy']} in {row['seconds']} s", flush=True)
 
 

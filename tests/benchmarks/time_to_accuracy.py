@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, cifar10
 from mixer_lite.measures import accuracy, normalize
-from mixer_lite.recipe import LESSON, Recipe, with_choices
+from mixer_lite.recipe import LESSON, Recipe, adamw_throughout, with_choices
 from mixer_lite.train import train
 
 RECIPES = {
@@ -24,10 +24,8 @@ RECIPES = {
     "long": Recipe(),
     "common": Recipe(
         batch_size=128, warmup_epochs=5.0, decay_share=1.0, decay_shape="cosine",
-        token_optimizer="adamw", token_lr=1e-3, token_decay=0.05, token_std=None,
-        channel_optimizer="adamw", channel_lr=1e-3, channel_decay=0.05,
-        other_lr=1e-3, other_decay=0.05, adam_beta2=0.99,
-        auto_augment=1.0, cutmix=0.5, label_smoothing=0.1,
+        token_std=None, adam_beta2=0.99, auto_augment=1.0, cutmix=0.5, label_smoothing=0.1,
+        **adamw_throughout(lr=1e-3, decay=0.05),
     ),
 }  # fmt: skip
 
