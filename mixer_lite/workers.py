@@ -30,6 +30,7 @@ class Workers:
         part: int | None = None,
         compile: bool = False,
     ):
+        """``part`` is in images, and must be given for a network that is no Mixer."""
         keep_memory()
         self.model = torch.compile(model) if compile else model
         self.bfloat16 = bfloat16
