@@ -33,8 +33,8 @@ class Workers:
         """``part`` is in images, and must be given for a network that is no Mixer."""
         keep_memory()
         self.model = torch.compile(model) if compile else model
-        self.compiles, self.compiled = compile, set[int]()  # sizes of parts, in images
         self.bfloat16 = bfloat16
+        self.compiles, self.compiled = compile, set[int]()  # parts of so many images
         self.part = part or max(1, 2048 // cast(MlpMixer, model).num_tokens)  # images
         self.params = list(model.parameters())
         self.on_cpu = self.params[0].device.type == "cpu"
@@ -69,7 +69,7 @@ class Workers:
             for a, b in zip(x.split(size), y.split(size), strict=True)
         ]
         if self.compiles and self.on_cpu:
-            # Threads that compile at the same time can wait for each other for ever.
+            # Threads that compile at the same time can wait for each other for ever: one at first.
             for args in parts:
                 if len(args[0]) not in self.compiled:
                     self.pool.submit(self._part, *args).result()

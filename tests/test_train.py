@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import get_ident
 
 import numpy as np
 import pytest
@@ -59,6 +61,33 @@ def test_gradient_in_bfloat16_is_the_same_within_its_precision():
     half = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert half.dtype == torch.float32 and not torch.equal(half, exact)
     assert (half - exact).norm() / exact.norm() < 0.15
+
+
+def test_compiled_gradient_is_the_gradient_and_one_thread_compiles(monkeypatch):
+    # Traced as always, but no C++ is written, so that no compiler is needed here.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    model = create_model("mixer_pico_cifar10", num_blocks=1)
+    init_weights(model, Recipe())
+    torch.nn.init.normal_(model.head.weight)
+    x, y = torch.randn(21, 3, 32, 32), torch.rand(21, 10).softmax(1)
+    wanted = Workers(model, part=4).gradient(x, y, 0.1)
+    grads = [p.grad for p in model.parameters()]
+    workers = Workers(model, part=4, compile=True)  # five parts of 4 and one of 1
+    compute, at_work, together = workers._part, set(), []
+
+    def watched(x, *args):
+        at_work.add(get_ident())
+        try:
+            together.append((len(x), len(at_work)))
+            return compute(x, *args)
+        finally:
+            at_work.discard(get_ident())
+
+    monkeypatch.setattr(workers, "_part", watched)
+    assert abs(workers.gradient(x, y, 0.1) - wanted) < 1e-5
+    for p, g in zip(model.parameters(), grads, strict=True):
+        assert torch.allclose(p.grad, g, atol=1e-6)
+    assert together[:2] == [(4, 1), (1, 1)] and len(together) == 2 + 6
 
 
 def test_augmentation_keeps_what_the_recipe_leaves_out():
