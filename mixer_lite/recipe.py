@@ -175,7 +175,8 @@ def make_optimizers(model: MlpMixer, recipe: Recipe) -> list[torch.optim.Optimiz
         if which == "muon" and mixing == "mlp_tokens":
             group |= dict(momentum=recipe.token_momentum, rank=recipe.token_rank)
         (muon if which == "muon" else adamw).append(dict(params=params, **group))
-    optimizers: list[torch.optim.Optimizer] = [Muon(muon, lr=0.0)] if muon else []
+    # One for each kind of matrix, so that several cores can make a step.
+    optimizers: list[torch.optim.Optimizer] = [Muon([group], lr=0.0) for group in muon]
     optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, recipe.adam_beta2)))
     return remember_peaks(optimizers)
 

@@ -99,7 +99,7 @@ def train_step(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
-        optimizer.step()
+    workers.each(lambda optimizer: optimizer.step(), optimizers)
     return loss
 
 

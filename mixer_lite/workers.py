@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -61,6 +62,10 @@ class Workers:
         loss = F.cross_entropy(logits, y, label_smoothing=smoothing) * share
         return loss.detach(), torch.autograd.grad(loss, self.params)
 
+    def each(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """``task`` of every item: on a CPU on all cores, one item a core."""
+        return list((self.pool.map if self.on_cpu else map)(task, items))
+
     def gradient(self, x: Tensor, y: Tensor, smoothing: float) -> float:
         """Set every parameter's ``grad``; return the mean loss."""
         size = self.part if self.on_cpu else len(x)
@@ -74,8 +79,7 @@ class Workers:
                 if len(args[0]) not in self.compiled:
                     self.pool.submit(self._part, *args).result()
                     self.compiled.add(len(args[0]))
-        run = self.pool.map if self.on_cpu else map
-        losses, grads = zip(*run(lambda args: self._part(*args), parts), strict=True)
+        losses, grads = zip(*self.each(lambda args: self._part(*args), parts), strict=True)
         for param, pieces in zip(self.params, zip(*grads, strict=True), strict=True):
             param.grad = sum(pieces[1:], start=pieces[0])
         return float(sum(losses))

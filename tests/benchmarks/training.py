@@ -30,6 +30,7 @@ from mixer_lite.augment import augmentation
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD
 from mixer_lite.measures import normalize
 from mixer_lite.recipe import Recipe, init_weights, make_optimizers
+from mixer_lite.train import train_step
 from mixer_lite.workers import Workers, keep_memory
 
 RECIPE = Recipe()
@@ -61,10 +62,10 @@ def stepper(kind: str, bfloat16: bool) -> Callable[[], None]:
                 out = model(x)
             model.zero_grad()
             F.cross_entropy(out.float(), y, label_smoothing=0.1).backward()
+            for optimizer in optimizers:
+                optimizer.step()
         else:
-            workers.gradient(x, y, 0.1)
-        for optimizer in optimizers:
-            optimizer.step()
+            train_step(workers, optimizers, x, y, 1.0, RECIPE)
 
     return step
 
