@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from mixer_lite.model import MlpMixer
-from mixer_lite.runs import Moment
+from mixer_lite.runs import Moment, say
 
 # Runs by folder, so that two never write to one. A cell run again takes over from its first run.
 _RUNS: WeakValueDictionary[Path, BackgroundRun] = WeakValueDictionary()
@@ -49,6 +49,7 @@ class BackgroundRun:
         self._train, self.out, self._see, self._changed = train, out.resolve(), see, changed
         self._seconds, self._started = seconds, 0.0
         self.state = "stopped"
+        self._seeing = True
         self.error: BaseException | None = None
         self.last: Moment | None = None
         self._model: MlpMixer | None = None
@@ -82,7 +83,7 @@ class BackgroundRun:
         other = _RUNS.get(self.out, self)
         other.stop()
         self._stopping.clear()
-        self.error, self.last, self.state = None, None, "running"
+        self.error, self.last, self.state, self._seeing = None, None, "running", True
         _RUNS[self.out] = self
         self._changed()
         self._started = time.monotonic()
@@ -122,7 +123,12 @@ class BackgroundRun:
         self.last, self._model = moment, moment.model
         while not self._asked.empty():
             self._asked.get().set_result(copy.deepcopy(moment.model))
-        self._see(moment)
+        if self._seeing:
+            try:
+                self._see(moment)
+            except Exception as error:  # a page that fails is no reason to lose a training
+                self._seeing = False
+                say(f"The run can no longer be watched ({error!r}); it goes on without.")
         # A program that ends, or a kernel that shuts down, stops the run as a button does.
         ends = self._stopping.is_set() or not threading.main_thread().is_alive()
         late = self._seconds is not None and time.monotonic() - self._started > self._seconds

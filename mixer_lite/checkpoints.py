@@ -30,6 +30,7 @@ from mixer_lite.layouts import (
     to_layout,
 )
 from mixer_lite.model import MlpMixer
+from mixer_lite.resources import replace_file
 from mixer_lite.specs import ModelConfig
 from mixer_lite.weightfiles import read_file
 
@@ -220,7 +221,7 @@ def save_checkpoint(
 
     ``dtype=torch.float16`` halves the file; every weight is then rounded to 11 bits.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Copies, because the format refuses one tensor under two names, as tied weights have it.
     state = {k: v.detach().cpu().to(dtype, copy=True) for k, v in model.state_dict().items()}
@@ -233,7 +234,7 @@ def save_checkpoint(
     }
     if model.config:
         metadata["config"] = json.dumps(asdict(model.config))
-    save_file(state, path, metadata=metadata)
+    replace_file(Path(path), save(state, metadata))
 
 
 def _exported(model: MlpMixer, layout: str) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from torch import Tensor
 from mixer_lite.images import open_image, prepare
 from mixer_lite.resources import cache_folder, data_path
 from mixer_lite.specs import ModelConfig
+from mixer_lite.workers import usable_cores
 
 BINARY_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 BINARY_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -197,7 +198,7 @@ def image_folder(folder: str | Path, config: ModelConfig, progress: bool = True)
         pixels = prepare(open_image(listed.samples[number][0]), unchanged)  # in 0..1
         images[number] = (pixels * 255).round().to(torch.uint8)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside Python's lock
         quiet = None if progress else True
         rows = pool.map(read, range(count))
         for _ in tqdm(rows, desc=str(folder), total=count, unit="image", disable=quiet):
@@ -210,7 +211,10 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
     A channel that never changes has the deviation 1/255, so that it can be divided by.
     """
-    counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for some in images.split(1000):  # a channel of all images at once would be one more copy
+        channels = some.transpose(0, 1).flatten(1)  # (1000, 3, h, w) -> (3, 1000 * h * w)
+        counts += torch.stack([torch.bincount(c, minlength=256) for c in channels])
     share = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
     value = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ value  # (3,)

@@ -29,6 +29,7 @@ from mixer_lite import fast
 from mixer_lite.images import open_image, prepare
 from mixer_lite.labels import imagenet_info
 from mixer_lite.model import MlpMixer
+from mixer_lite.resources import replace_file
 from mixer_lite.specs import ModelConfig
 
 T = TypeVar("T")
@@ -478,7 +479,7 @@ class _Appended:
 
 def _write(kept: Path, run: str, rows: list[Row]) -> None:
     """All rows under the file's own name, whole or not at all; then the parts are not needed."""
-    _replace(kept, _encoded(run, rows, header=True))
+    replace_file(kept, _encoded(run, rows, header=True))
     for part in _parts(kept):
         part.unlink()
 
@@ -523,18 +524,7 @@ def add_to_table(
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([TABLE, *rows])
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, text.getvalue().encode(errors="surrogateescape"))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """The file with this content, whole, or as it was."""
-    partial = path.with_name(f"{path.name}.tmp")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    replace_file(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def _encoded(run: str, rows: list[Row], *, header: bool) -> bytes:

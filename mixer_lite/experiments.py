@@ -122,9 +122,13 @@ class Experiment:
 RUNS: dict[str, Experiment] = {
     "mixer": Experiment(keep=True),
     # The optimizer of the token-mixing matrices, and their start.
+    "tokens_usual": Experiment(choices=dict(token_std=None), keep=True),
     "tokens_muon": Experiment(
         choices=dict(token_rank=None, token_lr=0.02, token_decay=0.02, token_momentum=0.95,
                      token_std=None), keep=True),
+    "tokens_muon_small": Experiment(
+        choices=dict(token_rank=None, token_lr=0.02, token_decay=0.02, token_momentum=0.95),
+        keep=True),
     "tokens_adamw_small": Experiment(
         choices=dict(token_optimizer="adamw", token_lr=2e-3, token_decay=0.15), keep=True),
     "tokens_adamw": Experiment(
@@ -142,6 +146,8 @@ RUNS: dict[str, Experiment] = {
     # AdamW throughout; one pair of token-mixing matrices for all channels, or a pair for each.
     "adamw": Experiment(choices=ADAMW),
     "untied": Experiment(untied, ADAMW),
+    # Untied with Muon on channel mixing; what is untied goes to AdamW.
+    "untied_muon": Experiment(untied),
     # Depth and width at about the same number of weights.
     "wide": Experiment(partial(mixer, num_blocks=2, hidden_dim=144, channels_mlp_dim=288)),
     "deep": Experiment(partial(mixer, num_blocks=8, hidden_dim=64, channels_mlp_dim=128)),
@@ -266,7 +272,8 @@ def fit(
             spent += time.process_time() - started
             if step in points:
                 every = 1 if step == steps else 5
-                rows.append(dict(step=step, images=len(images), **_measure(net, data, every)))
+                measured = _measure(net, data, every, workers)
+                rows.append(dict(step=step, images=len(images), **measured))
                 rows[-1] |= dict(
                     loss=round(sum(losses) / len(losses), 4), processor_seconds=round(spent, 1)
                 )
@@ -278,10 +285,10 @@ def _as_they_are(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return images, nn.functional.one_hot(labels, 10).float()
 
 
-def _measure(net: nn.Module, data: Cifar10, every: int) -> dict[str, Any]:
+def _measure(net: nn.Module, data: Cifar10, every: int, workers: Workers) -> dict[str, Any]:
     # On every so many of the test images.
     images = normalize(data.test_images[::every], CIFAR10_MEAN, CIFAR10_STD)
-    right = accuracy(net.eval(), images, data.test_labels[::every])
+    right = accuracy(net.eval(), images, data.test_labels[::every], each=workers.each)
     net.train()
     parameters = sum(p.numel() for p in net.parameters())
     row = dict[str, Any](parameters=parameters, accuracy=round(right, 4), test_images=len(images))

@@ -11,6 +11,8 @@ from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from mixer_lite.drawing import ACCENT, SIGNED, Picture, bare, canvas, numbers, style
 
+DASHES: Any = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+
 
 @style()
 def plot_curves(
@@ -49,7 +51,7 @@ def plot_curves(
     figure, axes = canvas(size=(7, 3.2), alt=alt)
     for k, (name, (at, rows)) in enumerate(lines.items()):
         # Colour and dashes both tell the lines apart.
-        look: Any = dict(color=f"C{k % 6}", linestyle=("-", "--", "-.", ":")[k % 4])
+        look: Any = dict(color=f"C{k % 6}", linestyle=DASHES[k % len(DASHES)])
         axes.plot(at, rows.mean(0), label=name, marker="o" if len(at) < 12 else "", **look)
         axes.fill_between(at, rows.min(0), rows.max(0), color=look["color"], alpha=0.2, lw=0)
     axes.set(xlabel=x, ylabel=y)
@@ -69,6 +71,7 @@ def plot_results(
     results: Mapping[str, Any],
     *,
     guesses: Mapping[str, float | None] | None = None,
+    beside: tuple[str, Mapping[str, float]] | None = None,
     x: str = "accuracy on the test images",
     alt: str = "",
 ) -> Picture:
@@ -77,6 +80,8 @@ def plot_results(
     Args:
         results: name -> shares ``(seeds,)``.
         guesses: what the reader expected, by the same names: drawn as an open diamond.
+        beside: what the results are to be compared with: what it is called, and a number by the
+            same names, drawn as a grey stroke.
         x: what the numbers are.
         alt: alt text; by default each mean and its spread.
     """
@@ -87,20 +92,29 @@ def plot_results(
         for name, row in rows.items()
     ]
     guessed = {n: g for n, g in (guesses or {}).items() if n in rows and g is not None}
-    alt = alt or f"{x.capitalize()} of {len(rows)} runs: {'; '.join(told)}."
-    figure, axes = canvas(size=(7, 0.8 + (0.36 if len(rows) < 10 else 0.27) * len(rows)), alt=alt)
+    called, compared = beside or ("", {})
+    alike = len(set(compared.values())) == 1
+    if not alike:
+        told = [f"{t}, {called} {compared[n]:.1%}" if n in compared else t
+                for n, t in zip(rows, told, strict=True)]  # fmt: skip
+    alt = alt or f"{x.capitalize()} of {len(rows)} runs: {'; '.join(told)}." + (
+        f" {called.capitalize()}: {next(iter(compared.values())):.1%}." if alike else ""
+    )
+    figure, axes = canvas(size=(7, 1.0 + (0.36 if len(rows) < 10 else 0.27) * len(rows)), alt=alt)
     for place, (name, row) in enumerate(rows.items()):
         axes.plot([row.mean()] * 2, [place - 0.28, place + 0.28], color="C0", lw=2.5)
         axes.plot(row, [place] * row.size, "o", color="C0", ms=5, alpha=0.55)
+        if name in compared:
+            axes.plot([compared[name]] * 2, [place - 0.4, place + 0.4], color="#777777", lw=2)
         if name in guessed:
             axes.plot(guessed[name], place, "D", color=ACCENT, mfc="none", ms=8)
         axes.annotate(
             f"{row.mean():.1%}", (1.01, place), xycoords=("axes fraction", "data"), va="center"
         )
+    key = ["dots: seeds, strokes: their mean"] * any(row.size > 1 for row in rows.values())
+    key += [f"grey: {called}"] * bool(compared) + ["diamonds: your guess"] * bool(guessed)
     axes.set_yticks(range(len(rows)), list(rows))
-    axes.set(
-        xlabel=x + (" (diamonds: your guess)" if guessed else ""), ylim=(len(rows) - 0.5, -0.5)
-    )
+    axes.set(xlabel=x + (f"\n({'; '.join(key)})" if key else ""), ylim=(len(rows) - 0.5, -0.5))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="x", alpha=0.3)
     return figure
@@ -110,19 +124,21 @@ def plot_results(
 def plot_filter_rows(filters: Mapping[str, Any], *, alt: str = "") -> Picture:
     """Token-mixing filters of several runs, a row each, every filter on a scale of its own.
 
+    Red weights are positive, blue ones negative.
+
     Args:
         filters: name -> ``(n, gh, gw)``.
         alt: alt text; by default the names.
     """
     rows = dict(zip(filters, numbers(list(filters.values())), strict=True))
     alt = alt or f"Token-mixing filters in {len(rows)} rows, one for each of: {', '.join(rows)}."
-    figure, axes = canvas(len(rows), 1, size=(8, 0.25 + 0.82 * len(rows)), alt=alt, squeeze=False)
+    figure, axes = canvas(len(rows), 1, size=(8, 0.1 + 0.8 * len(rows)), alt=alt, squeeze=False)
     for place, (name, maps) in zip(axes[:, 0], rows.items(), strict=True):
         maps = maps / np.abs(maps).max(axis=(1, 2), keepdims=True).clip(1e-12)
         # A column of nothing parts each map from the next.
         apart = np.pad(maps, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)
         strip = rearrange(apart, "n h w -> h (n w)")
-        place.imshow(strip, cmap=SIGNED, vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
+        place.imshow(strip, cmap=SIGNED, vmin=-1, vmax=1, interpolation="nearest")
         bare(place)
         place.set_title(name, loc="left", fontsize=10, pad=3)
     return figure

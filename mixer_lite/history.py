@@ -110,13 +110,15 @@ class History:
         name: of the model, or of the run's folder.
         frames: at rising steps, the first before anything was learned.
         curve: rows of loss and learning rate (its share of the peak).
-        accuracy: steps, and the share of images answered rightly there.
+        accuracy: steps, and the share of the examples' images answered rightly there.
+        held_out: the same of the training images that were held out, once an epoch.
     """
 
     name: str
     frames: list[Frame] = field(default_factory=list)
     curve: Curve = field(default_factory=Curve)
     accuracy: list[tuple[int, float]] = field(default_factory=list)
+    held_out: list[tuple[int, float]] = field(default_factory=list)
 
 
 def read_history(run: str | Path) -> History:
@@ -149,11 +151,17 @@ def read_history(run: str | Path) -> History:
 
 def add_log(history: History, rows: Iterable[Mapping[str, Any]]) -> None:
     """What a run's log, a row an epoch, knows of its curves."""
+    rows = list(rows)
     for row in rows:
         step = int(row["steps"])
         history.curve.add(step, float(row["loss"]), float(row["lr_share"]))
-        if row.get("held_out_accuracy"):
-            history.accuracy.append((step, float(row["held_out_accuracy"])))
+    history.held_out.extend(held_out(rows))
+
+
+def held_out(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Steps and accuracy on the images held out, of the rows of a log that have one."""
+    told = [(int(row["steps"]), row.get("held_out_accuracy")) for row in rows]
+    return [(step, float(share)) for step, share in told if share not in (None, "")]
 
 
 def _bundled(name: str) -> tuple[Path, Path]:

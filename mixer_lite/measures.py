@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +18,25 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return (images.float() / 255 - m) / s
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 250) -> float:
-    """Share of images whose highest logit is the right class; images are normalised floats."""
+def accuracy(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int = 250,
+    each: Callable[..., Iterable[int]] = map,
+) -> float:
+    """Share of images whose highest logit is the right class; images are normalised floats.
+
+    ``each`` is how to go over the batches: :meth:`mixer_lite.workers.Workers.each` takes all cores.
+    """
+
+    @torch.no_grad()
+    def count(batch: tuple[Tensor, Tensor]) -> int:
+        x, y = batch
+        return int((model(x).argmax(1) == y).sum())
+
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
-    return right / len(labels)
+    return sum(each(count, batches)) / len(labels)
 
 
 def filter_figures(model: MlpMixer) -> tuple[list[float], list[float]]:

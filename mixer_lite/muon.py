@@ -19,6 +19,7 @@ def flatten_spectrum(matrices: Tensor, rank: int | None = None, steps: int = 5) 
     """
     if rank is not None:
         u, s, vt = torch.linalg.svd(matrices, full_matrices=False)
+        rank = min(rank, s.shape[1])
         scale = (s.shape[1] / rank) ** 0.5
         keep = (s[:, :rank] > 0).to(s.dtype) * scale  # a gradient of zero gives no update
         return (u[:, :, :rank] * keep[:, None]) @ vt[:, :rank]

@@ -21,8 +21,8 @@ class Recipe:
 
     What a choice was found to be worth is in points of accuracy on held-out images, of a single
     run (``data/ablation.csv``): *short*, two passes over 45,000 images, and *few*, ten passes over
-    10,000. Less than a point may be chance, and neither shows a training of sixty passes, for which
-    the strong augmentation is meant.
+    10,000. Less than two points may be chance, and neither shows a training of sixty passes, for
+    which the strong augmentation is meant.
 
     Attributes:
         epochs: passes over the training images.
@@ -96,9 +96,13 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 wanted = " or ".join(map(repr, allowed))
                 raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)!r}.")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}.")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None and name in _MAY_BE_NONE:
+                continue
+            if not (low <= value <= high and math.isfinite(value)):  # which NaN is not either
+                wanted = f"from {low} to {high}" if math.isfinite(high) else f"{low} or more"
+                raise ValueError(f"{name} must be {wanted}, not {value}.")
         if self.cutmix + self.mixup > 1:
             raise ValueError(
                 f"cutmix and mixup share one draw, so together they are at most 1, "
@@ -106,6 +110,17 @@ class Recipe:
             )
 
 
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("epochs", "batch_size", "token_rank"), (1, math.inf)),
+    "snapshots": (2, math.inf),
+    **dict.fromkeys(
+        ("warmup_epochs", "channel_lr", "channel_decay", "token_lr", "token_decay", "token_std",
+         "other_lr", "other_decay", "shift", "clip"), (0, math.inf)),
+    **dict.fromkeys(
+        ("decay_share", "auto_augment", "cutmix", "mixup", "erase", "label_smoothing"), (0, 1)),
+    **dict.fromkeys(("token_momentum", "adam_beta2", "ema"), (0, 0.999999)),
+}  # fmt: skip
+_MAY_BE_NONE = ("token_rank", "token_std")
 _ALLOWED = {
     "token_optimizer": ("muon", "adamw"),
     "channel_optimizer": ("muon", "adamw"),
@@ -138,10 +153,13 @@ def with_choices(recipe: Recipe, choices: Iterable[str]) -> Recipe:
             raise ValueError(f"The recipe has no choice named {name!r}. {hint}")
         kind = type(known[name])
         try:
-            nothing = text == "None" and name in ("token_rank", "token_std")
+            nothing = text == "None" and name in _MAY_BE_NONE
             changes[name] = None if nothing else kind(text)
         except ValueError:
-            raise ValueError(f"{name} must be a number like {known[name]}, not {text!r}.") from None
+            number = "whole number" if kind is int else "number"
+            raise ValueError(
+                f"{name} must be a {number} like {known[name]}, not {text!r}."
+            ) from None
     return replace(recipe, **changes)
 
 

@@ -42,3 +42,18 @@ def cache_folder(chosen: str | Path | None = None) -> Path:
 
     folder = chosen or os.environ.get("MIXER_LITE_CACHE") or pooch.os_cache("mixer-lite")
     return Path(folder).expanduser()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """The file with this content, whole; when that fails, the file as it was.
+
+    Raises:
+        OSError: the disk takes no more, or there is no such folder.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib.util
 import io
 import os
 import sys
 import textwrap
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,12 +24,18 @@ from mixer_lite.checkpoints import save_checkpoint
 from mixer_lite.measures import token_weights
 from mixer_lite.model import MlpMixer
 from mixer_lite.recipe import Recipe, make_optimizers
+from mixer_lite.resources import replace_file
 
 ADVICE = (
     "Training has diverged: begin again in another folder with lower learning rates, a longer "
     "warm-up or clipping (clip=1.0), and without bfloat16 if it was on."
 )
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what more space would help with
 LAST, BEFORE, DAMAGED = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.damaged"
+
+
+class Diverged(RuntimeError):
+    """Losses, gradients or weights are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class Moment:
         loss: mean loss of this step's images, augmented and with smoothed labels.
         lr_share: this step's share of the peak learning rates.
         seconds: what the step took, without watching and saving.
-        model: the model itself, live: look, or copy, before you return.
+        model: the model itself, live: look, or copy, before you return. With ``recipe.ema`` the
+            averaged one.
         snapshots: token-mixing weights by step, as :func:`token_weights` gives them; the run
             adds to it.
         log: the rows of the log, one an epoch; the run adds to it.
@@ -82,10 +91,10 @@ class Run:
         """All of it, for :func:`save_state`.
 
         Raises:
-            RuntimeError: weights are NaN or infinite: not worth keeping.
+            Diverged: weights are NaN or infinite: not worth keeping.
         """
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise RuntimeError(f"The weights are no longer finite. {ADVICE}")
+            raise Diverged(f"The weights are no longer finite. {ADVICE}")
         return dict(
             step=self.step, loss=self.loss, seconds=self.seconds, log=self.log,
             snapshots=self.snapshots, model=self.model.state_dict(),
@@ -94,14 +103,24 @@ class Run:
         )  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go back to what :meth:`state` returned."""
-        for name in ("step", "loss", "seconds", "log", "snapshots"):
-            setattr(self, name, state[name])
-        self.model.load_state_dict(state["model"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        """Go back to what :meth:`state` returned.
+
+        Raises:
+            ValueError: another version of this module returned it.
+        """
+        try:
+            for name in ("step", "loss", "seconds", "log", "snapshots"):
+                setattr(self, name, state[name])
+            self.model.load_state_dict(state["model"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                "The run's checkpoint is of another version of Mixer Lite: finish the run with "
+                "that version, or give another folder."
+            ) from error
 
     def export(self, out: Path) -> None:
         """Write ``weights.safetensors`` and ``snapshots.safetensors``.
@@ -109,18 +128,45 @@ class Run:
         Raises:
             OSError: the disk takes no more.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         steps = sorted(self.snapshots)
         stacks = {k: torch.stack([self.snapshots[s][k] for s in steps]) for k in ("fc1", "fc2")}
         try:
             save_checkpoint(self.best, out / "weights.safetensors")
-            save_file({**stacks, "step": torch.tensor(steps)}, out / "snapshots.safetensors")
-        except Exception as error:  # safetensors has kinds of its own
+            stacks["step"] = torch.tensor(steps)
+            replace_file(out / "snapshots.safetensors", save(stacks))
+        except OSError as error:
             raise OSError(
                 f"The trained weights could not be written to {out} ({_reason(error)}): free some "
                 f"space and start the same run again; it goes on from its last checkpoint."
             ) from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let no other program write to a run's folder, which is made where there is none.
+
+    Raises:
+        OSError: one does already, or there is a file of that name.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise OSError(f"{folder} is or lies in a file: give a folder for the run.") from None
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise OSError(
+            f"Another program trains in {folder}: stop it there, or give another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()  # the system does so for a program that was killed
 
 
 def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> bool:
@@ -170,11 +216,10 @@ def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         except Exception as error:  # a damaged file raises many kinds
             damaged.append(f"{path} is damaged ({_reason(error)})")
             continue
-        other = [k for k in identity if found.get(k) != identity[k]]
-        if other:
+        if other := "; ".join(_differences(found, identity)):
             raise ValueError(
-                f"{path} belongs to a run with other settings ({', '.join(other)}): give another "
-                f"folder, or the settings it was started with."
+                f"{path} belongs to a run with other settings ({other}): give another folder, or "
+                f"the settings it was started with."
             )
         if damaged:
             os.replace(folder / LAST, folder / DAMAGED)  # lest it take the good one's place
@@ -185,6 +230,18 @@ def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
             f"{' and '.join(damaged)}: give another folder, or delete this one to begin again."
         )
     return None
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
+    # What a run was asked, where it is not what is asked now.
+    for key, value in wanted.items():
+        other = found.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _differences(other, value)
+        elif key == "content" and other != value:
+            yield "other images or labels"
+        elif other != value:
+            yield textwrap.shorten(f"{key} {other}, not {value}", 150, placeholder=" ...")
 
 
 def write_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -217,25 +274,39 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[st
 class Curves:
     """The numbers of the log as TensorBoard's curves, in ``tensorboard/``, where it is installed.
 
-    A run that goes on overwrites what was drawn beyond its checkpoint.
+    A run that goes on draws ``rows`` anew, its log so far, in place of all that was drawn: its
+    checkpoint may be older, or newer, than the last point.
     """
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, rows: Sequence[dict[str, Any]]):
         self.writer: Any = None
         if importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
+            with self._forgiven():
+                from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(folder / "tensorboard", purge_step=step)
+                self.writer = SummaryWriter(folder / "tensorboard", purge_step=0)
+        for row in rows:
+            self.add(row)
 
-    def add(self, row: dict[str, Any], step: int) -> None:
-        """Draw a row of the log at a step."""
-        if not self.writer:
-            return
+    def add(self, row: dict[str, Any]) -> None:
+        """Draw a row of the log."""
+        with self._forgiven():
+            if self.writer:
+                for name, value in row.items():
+                    self.writer.add_scalar(name, value, row["steps"])
+                self.writer.flush()
+
+    def close(self) -> None:
+        """Nothing more will be drawn."""
+        with self._forgiven():
+            if self.writer:
+                self.writer.close()
+
+    @contextmanager
+    def _forgiven(self) -> Iterator[None]:
         try:
-            for name, value in row.items():
-                self.writer.add_scalar(name, value, step)
-            self.writer.flush()
-        except OSError as error:
+            yield
+        except (ImportError, OSError) as error:
             self.writer = None
             say(f"TensorBoard's curves end here ({_reason(error)}); log.csv has the numbers.")
 
@@ -259,7 +330,8 @@ def _written(path: Path, write: Callable[[BinaryIO], Any], move: Callable[[Path]
         partial.unlink(missing_ok=True)
         # PyTorch's writer hides the system's reason behind one of its own.
         error = caught.__context__ if isinstance(caught.__context__, OSError) else caught
-        say(f"{path} could not be written ({_reason(error)}): the run goes on; free some space.")
+        advice = "; free some space" if getattr(error, "errno", None) in FULL else ""
+        say(f"{path} could not be written ({_reason(error)}): the run goes on{advice}.")
         return False
     return True
 

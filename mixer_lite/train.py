@@ -1,4 +1,4 @@
-"""The recipe that trained the bundled weights, in one readable file.
+"""The loop that trained the bundled weights; ``recipe.py`` has its choices.
 
     mixer-lite train mixer_nano_cifar10 --out runs/nano
 
@@ -12,7 +12,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -34,7 +34,17 @@ from mixer_lite.recipe import (
     init_weights,
     learning_rate_share,
 )
-from mixer_lite.runs import ADVICE, Curves, Moment, Run, load_state, save_state, write_log
+from mixer_lite.runs import (
+    ADVICE,
+    Curves,
+    Diverged,
+    Moment,
+    Run,
+    alone_in,
+    load_state,
+    save_state,
+    write_log,
+)
 from mixer_lite.specs import CIFAR10_CLASSES, create_model
 from mixer_lite.workers import Workers
 
@@ -87,19 +97,19 @@ def train_step(
         team: the processes that share the batch.
 
     Raises:
-        RuntimeError: the loss is not a finite number; no weight has changed.
+        Diverged: the loss or its gradient is not finite; no weight has changed.
     """
     loss = workers.gradient(x, y, recipe.label_smoothing)
     if team is not None and team.count > 1:
         loss = _average(workers.params, loss, team)
-    if not math.isfinite(loss):
-        raise RuntimeError(f"The loss is {loss}. {ADVICE}")
-    if recipe.clip:
-        nn.utils.clip_grad_norm_(workers.params, recipe.clip)
+    length = float(nn.utils.clip_grad_norm_(workers.params, recipe.clip or math.inf))
+    for what, value in (("loss", loss), ("gradient", length)):
+        if not math.isfinite(value):
+            raise Diverged(f"The {what} is {value}. {ADVICE}")
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
-    workers.each(lambda optimizer: optimizer.step(), optimizers)
+    list(workers.each(lambda optimizer: optimizer.step(), optimizers))
     return loss
 
 
@@ -173,7 +183,10 @@ def train(
     Raises:
         ValueError: ``out`` holds another run's checkpoint or damaged ones alone, too few images
             are left to train on, or they are not of the model's size or number of classes.
-        RuntimeError: the loss is no longer a number; ``out`` keeps the last good checkpoint.
+        OSError: another process trains in ``out``, the run was stopped and its checkpoint could
+            not be written, or the trained weights could not.
+        Diverged: the loss is no longer a number; ``out`` keeps the last good checkpoint. A
+            ``RuntimeError``.
     """
     from tqdm.auto import tqdm
 
@@ -182,6 +195,8 @@ def train(
     with seeded(seed):
         model = build(name, num_classes=len(class_names))
         init_weights(model, recipe)
+    if min(std) <= 0:
+        raise ValueError(f"std must be above 0 in each channel, not {tuple(std)}.")
     steps_per_epoch = _check(model, recipe, images, labels, holdout, team)
     total = recipe.epochs * steps_per_epoch
     bfloat16 = team.device.type != "cpu" if bfloat16 is None else bfloat16
@@ -198,86 +213,108 @@ def train(
     out = Path(out)
     identity = dict(
         name=name, recipe=asdict(recipe), seed=seed, holdout=holdout, bfloat16=bfloat16,
-        compile=compile, class_names=list(class_names), images=len(images),
+        compile=compile, class_names=list(class_names), mean=list(mean), std=list(std),
+        images=len(images),
         content=[zlib.adler32(data.contiguous().numpy().data) for data in (images, labels)],
     )  # fmt: skip
-    state = team.first(lambda: load_state(out, identity))
-    if state is not None:
-        run.load(state)
+    with ExitStack() as stack:
+        # One program alone writes to the folder.
+        team.first(lambda: stack.enter_context(alone_in(out)))
+        state = team.first(lambda: load_state(out, identity))
+        if state is not None:
+            run.load(state)
 
-    saved_at = time.monotonic()
+        saved_at, saved_step = time.monotonic(), run.step
 
-    def save() -> None:
-        nonlocal saved_at
-        if team.rank == 0:
-            save_state(out, identity, run.state())
-        saved_at = time.monotonic()
+        def save() -> None:
+            nonlocal saved_at, saved_step
+            if team.rank == 0 and save_state(out, identity, run.state()):
+                saved_step = run.step
+            saved_at = time.monotonic()
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        epoch, place = divmod(step, steps_per_epoch)
-        index = kept[epoch_order(len(kept), seed, epoch)].split(recipe.batch_size)[place]
-        with seeded(step_seed(seed, step)):
-            x, y = augment(images[index], labels[index])
-        # All processes augment the same whole batch, and each takes its part of it.
-        x, y = (whole.chunk(team.count)[team.rank].to(team.device) for whole in (x, y))
-        return normalize(x, mean, std), y
+        def batch(step: int) -> tuple[Tensor, Tensor]:
+            epoch, place = divmod(step, steps_per_epoch)
+            index = kept[epoch_order(len(kept), seed, epoch)].split(recipe.batch_size)[place]
+            with seeded(step_seed(seed, step)):
+                x, y = augment(images[index], labels[index])
+            # All processes augment the same whole batch, and each takes its part of it.
+            x, y = (whole.chunk(team.count)[team.rank].to(team.device) for whole in (x, y))
+            return normalize(x, mean, std), y
 
-    last = min(recipe.epochs, stop_after or recipe.epochs) * steps_per_epoch
-    keep_at = set(snapshot_steps(total, recipe.snapshots))
-    augment = augmentation(recipe, model.num_classes, model.image_size, mean)
-    curves = Curves(out, run.step) if team.rank == 0 else None
-    shown = progress and team.rank == 0
-    with (
-        Workers(model, bfloat16, compile=compile) as workers,
-        tqdm(total=total, initial=run.step, unit="step", disable=None if shown else True) as bar,
-    ):
-        stop = False
-        while run.step < last and not stop:
-            started = time.perf_counter()
-            share = learning_rate_share((run.step + 1) / total, recipe)
-            x, y = batch(run.step)
-            loss = train_step(workers, run.optimizers, x, y, share, recipe, team)
-            if run.average:
-                run.average.update_parameters(model)
-            epoch = run.step // steps_per_epoch + 1
-            run.step += 1
-            if run.step in keep_at:
-                run.snapshots[run.step] = token_weights(run.best)
-            seconds = time.perf_counter() - started
-            run.loss, run.seconds = run.loss + loss, run.seconds + seconds
-            bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", refresh=False)
-            bar.update()
+        last = total if stop_after is None else min(total, stop_after * steps_per_epoch)
+        keep_at = set(snapshot_steps(total, recipe.snapshots))
+        augment = augmentation(recipe, model.num_classes, model.image_size, mean)
+        curves = Curves(out, run.log) if team.rank == 0 and run.step < last else None
+        shown = progress and team.rank == 0
+        with (
+            Workers(model, bfloat16, compile=compile) as workers,
+            tqdm(
+                total=total, initial=run.step, unit="step", disable=None if shown else True
+            ) as bar,
+        ):
+            stop = False
+            while run.step < last and not stop:
+                started = time.perf_counter()
+                share = learning_rate_share((run.step + 1) / total, recipe)
+                x, y = batch(run.step)
+                loss = train_step(workers, run.optimizers, x, y, share, recipe, team)
+                if run.average:
+                    run.average.update_parameters(model)
+                epoch = run.step // steps_per_epoch + 1
+                run.step += 1
+                if run.step in keep_at:
+                    run.snapshots[run.step] = token_weights(run.best)
+                seconds = time.perf_counter() - started
+                run.loss, run.seconds = run.loss + loss, run.seconds + seconds
+                bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", refresh=False)
+                bar.update()
 
-            ends = run.step % steps_per_epoch == 0
-            if ends and team.rank == 0:
-                row: dict[str, Any] = dict(epoch=epoch, steps=run.step)
-                row |= dict(loss=round(run.loss / steps_per_epoch, 4), lr_share=round(share, 4))
-                if holdout:
-                    right = accuracy(run.best, held_images, labels[held].to(team.device))
-                    row["held_out_accuracy"] = right
-                smooth, varied = filter_figures(run.best)
-                row |= dict(
-                    smoothness=round(sum(smooth) / len(smooth), 4),
-                    variety=round(sum(varied) / len(varied), 4),
-                    seconds=round(run.seconds, 1),
-                )
-                run.log.append(row)
-            if ends:
-                run.loss, run.seconds = 0.0, 0.0
-            if watch is not None:
-                moment = Moment(
-                    run.step, total, epoch, loss, share, seconds, model, run.snapshots, run.log
-                )
-                stop = bool(team.first(partial(watch, moment)))
-            if ends or stop or time.monotonic() - saved_at > save_every:
-                save()
-            if ends and curves:
-                write_log(out, run.log)
-                curves.add(row, run.step)
-                report(row)
-    if run.step == total and team.rank == 0:
-        write_log(out, run.log)
-        run.export(out)
+                ends = run.step % steps_per_epoch == 0
+                if ends and team.rank == 0:
+                    row: dict[str, Any] = dict(epoch=epoch, steps=run.step)
+                    row |= dict(loss=round(run.loss / steps_per_epoch, 4), lr_share=round(share, 4))
+                    if holdout:
+                        classes = labels[held].to(team.device)
+                        right = accuracy(run.best, held_images, classes, each=workers.each)
+                        row["held_out_accuracy"] = right
+                    smooth, varied = filter_figures(run.best)
+                    row |= dict(
+                        smoothness=round(sum(smooth) / len(smooth), 4),
+                        variety=round(sum(varied) / len(varied), 4),
+                        seconds=round(run.seconds, 1),
+                    )
+                    run.log.append(row)
+                if ends:
+                    run.loss, run.seconds = 0.0, 0.0
+                if watch is not None:
+                    moment = Moment(
+                        run.step,
+                        total,
+                        epoch,
+                        loss,
+                        share,
+                        seconds,
+                        run.best,
+                        run.snapshots,
+                        run.log,
+                    )
+                    stop = bool(team.first(partial(watch, moment)))
+                if ends or stop or time.monotonic() - saved_at > save_every:
+                    save()
+                if ends and curves:
+                    write_log(out, run.log)
+                    curves.add(row)
+                    report(row)
+        if curves:
+            curves.close()
+        if stop and team.rank == 0 and saved_step < run.step:
+            raise OSError(
+                f"The run was stopped at step {run.step}, but its last checkpoint is of step "
+                f"{saved_step}: start it again, and it goes on from there."
+            )
+        if run.step == total and team.rank == 0:
+            write_log(out, run.log)
+            run.export(out)
     return run.best
 
 
@@ -294,23 +331,41 @@ def _check(
     Raises:
         ValueError: as :func:`train` says.
     """
-    count, batch = len(images) - holdout, recipe.batch_size
-    if count < batch:
-        raise ValueError(f"{count} images are fewer than one batch of {batch}.")
-    if batch % team.count:
-        raise ValueError(
-            f"A batch of {batch} cannot be shared equally by {team.count} processes: choose a "
-            f"number of processes that divides it."
-        )
-    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, *model.image_size):
-        raise ValueError(
-            f"images must be bytes (n, 3, {', '.join(map(str, model.image_size))}), not "
-            f"{images.dtype} {tuple(images.shape)}."
-        )
+    wanted = (3, *model.image_size)
+    if not (isinstance(images, Tensor) and images.dtype == torch.uint8) or (
+        tuple(images.shape[1:]) != wanted
+    ):
+        raise ValueError(f"images must be a tensor of bytes (n, {', '.join(map(str, wanted))}), "
+                         f"not {_kind(images)}.")  # fmt: skip
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+        raise ValueError(f"labels must be a tensor of int64 (n,), not {_kind(labels)}.")
     if len(labels) != len(images) or not 0 <= int(labels.min()) <= int(labels.max()) < (
         model.num_classes
     ):
         raise ValueError(
             f"labels must be {len(images)} numbers from 0 to {model.num_classes - 1}, one an image."
         )
+    if holdout < 0:
+        raise ValueError(f"holdout must be 0 images or more, not {holdout}.")
+    if recipe.shift >= min(model.image_size):
+        raise ValueError(f"shift must be less than the image's side of {min(model.image_size)} "
+                         f"pixels, not {recipe.shift}.")  # fmt: skip
+    count, batch = len(images) - holdout, recipe.batch_size
+    if count < batch:
+        raise ValueError(f"{count} images are fewer than one batch of {batch}.")
+    if recipe.epochs * (count // batch) < 2:
+        raise ValueError("One step is no training, for the learning rate ends at zero: make more "
+                         "epochs or smaller batches.")  # fmt: skip
+    if batch % team.count:
+        raise ValueError(
+            f"A batch of {batch} cannot be shared equally by {team.count} processes: choose a "
+            f"number of processes that divides it."
+        )
     return count // batch
+
+
+def _kind(data: Any) -> str:
+    shape = tuple(getattr(data, "shape", ()))
+    return (
+        f"{type(data).__name__} of {getattr(data, 'dtype', 'other things')} {shape or ''}".rstrip()
+    )

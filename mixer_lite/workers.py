@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixer_lite.model import MlpMixer
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Workers:
@@ -42,9 +45,9 @@ class Workers:
         if self.on_cpu:
             self.threads = torch.get_num_threads()
             torch.set_num_threads(1)
-            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            mine = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
             self.pool = ThreadPoolExecutor(
-                max(1, cores), initializer=torch.set_num_threads, initargs=(1,)
+                max(1, mine), initializer=torch.set_num_threads, initargs=(1,)
             )
 
     def __enter__(self) -> Workers:
@@ -62,9 +65,9 @@ class Workers:
         loss = F.cross_entropy(logits, y, label_smoothing=smoothing) * share
         return loss.detach(), torch.autograd.grad(loss, self.params)
 
-    def each(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        """``task`` of every item: on a CPU on all cores, one item a core."""
-        return list((self.pool.map if self.on_cpu else map)(task, items))
+    def each(self, task: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """``task`` of every item, in their order: on a CPU on all cores, one item a core."""
+        return (self.pool.map if self.on_cpu else map)(task, items)
 
     def gradient(self, x: Tensor, y: Tensor, smoothing: float) -> float:
         """Set every parameter's ``grad``; return the mean loss."""
@@ -79,10 +82,21 @@ class Workers:
                 if len(args[0]) not in self.compiled:
                     self.pool.submit(self._part, *args).result()
                     self.compiled.add(len(args[0]))
-        losses, grads = zip(*self.each(lambda args: self._part(*args), parts), strict=True)
-        for param, pieces in zip(self.params, zip(*grads, strict=True), strict=True):
-            param.grad = sum(pieces[1:], start=pieces[0])
-        return float(sum(losses))
+        loss, sums = 0.0, list[Tensor]()
+        for share, grads in self.each(lambda args: self._part(*args), parts):
+            # One part's after the other, lest the gradients of all lie in memory at once.
+            sums = [a + b for a, b in zip(sums, grads, strict=True)] if sums else list(grads)
+            loss += float(share)
+        for param, grad in zip(self.params, sums, strict=True):
+            param.grad = grad
+        return loss
+
+
+def usable_cores() -> int:
+    """The cores that this process may use; a cluster or ``taskset`` may allow it fewer than all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def keep_memory() -> None:

@@ -409,7 +409,7 @@ def test_a_full_disk_leaves_what_was_there(pico, dozen, tmp_path, monkeypatch):
     monkeypatch.setattr(module.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         evaluate(pico, dozen, predictions=kept, progress=False)
-    assert kept.read_bytes() == whole and not list(tmp_path.glob("*.tmp"))
+    assert kept.read_bytes() == whole and not list(tmp_path.glob("*.partial"))
     monkeypatch.undo()
     assert evaluate(pico, dozen, predictions=kept, progress=False).count == 14
 

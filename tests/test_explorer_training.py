@@ -254,6 +254,7 @@ def test_a_run_that_was_done_before_is_shown_from_its_folder(tmp_path, data, pla
     assert same(again.wait(), plain["states"][-1])
     assert [f.step for f in again.history.frames] == snapshot_steps(STEPS, RECIPE.snapshots)
     assert again.history.accuracy == first.history.accuracy[-1:]
+    assert again.history.held_out == first.history.held_out == []
     assert torch.equal(again.history.frames[-1].chances, first.history.frames[-1].chances)
     assert again._frames[-1]["chances"] and len(again._examples["pictures"]) == training.PICTURES
 
@@ -280,9 +281,9 @@ def test_an_interruption_of_the_wait_stops_the_run(tmp_path, data, plain, monkey
 
 
 def test_two_runs_at_once_are_as_each_alone(tmp_path, data, plain):
+    state = torch.get_rng_state()  # while they run, a step's own seed may be in place
     one = watch(tmp_path / "one", data, wait=False)
     two = watch(tmp_path / "two", data, wait=False, seed=3)
-    state = torch.get_rng_state()
     assert same(one.wait(), plain["states"][-1])
     alone = train(NAME, tmp_path / "alone", recipe=RECIPE, seed=3, **data)
     assert same(two.wait(), alone.state_dict()) and not same(one.model, alone.state_dict())
@@ -315,6 +316,50 @@ def test_a_program_that_ends_leaves_a_checkpoint(tmp_path, data, plain):
     explorer = watch(tmp_path / "run", data)
     assert 1 <= explorer._run.last.step - len(explorer.history.curve.steps) < STEPS
     assert same(explorer.model, plain["states"][-1])
+
+
+def test_accuracy_on_images_held_out_is_a_line_of_its_own(tmp_path, data):
+    recipe = replace(RECIPE, ema=0.5)
+    explorer = watch(tmp_path, data, recipe=recipe, holdout=16)
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    told = [(int(row["steps"]), float(row["held_out_accuracy"])) for row in rows]
+    assert explorer.history.held_out == told and len(told) == 3
+    assert values(explorer._live["held_at"]).tolist() == [step for step, _ in told]
+    assert values(explorer._live["held_out"]) == pytest.approx([share for _, share in told])
+    left = explorer.figure().axes[0]
+    lines = {line.get_label(): line for line in left.lines}
+    assert lines["accuracy, share of those held out"].get_ydata() == pytest.approx(
+        [share for _, share in told]
+    )
+    count = explorer._examples["count"]
+    assert f"accuracy, share of {count} images" in lines
+    again = watch(tmp_path, data, recipe=recipe, holdout=16)  # done already
+    assert again.history.held_out == told and len(again.history.accuracy) == 1
+    # What is watched is what is kept: with ema the averaged weights.
+    assert torch.equal(explorer.history.frames[-1].filters[1].flatten(1),
+                       explorer.model.blocks[1].mlp_tokens.fc1.weight)  # fmt: skip
+
+
+def test_a_page_that_fails_costs_no_training(tmp_path, data, plain, monkeypatch, capsys):
+    def fails(self, moment, chances):
+        raise OSError("the page is gone")
+
+    monkeypatch.setattr(training.TrainingExplorer, "_take", fails)
+    explorer = watch(tmp_path, data)
+    assert explorer.state == "done" and same(explorer.model, plain["states"][-1])
+    assert capsys.readouterr().err.count("can no longer be watched (OSError('the page is")
+    (tmp_path / "log.csv").unlink()
+    monkeypatch.setattr(training, "read_history", lambda out: 1 / 0)
+    again = watch(tmp_path, data)  # done before, and what it remembers cannot be read
+    assert (again.state, again.message) == ("done", "division by zero")
+
+
+def test_a_frame_that_is_made_again_is_no_longer_looked_at(tmp_path, data, plain):
+    explorer = watch(tmp_path, data)
+    explorer.frame = len(explorer.history.frames) - 1
+    explorer._begin(plain["moments"][4])  # as from an older checkpoint
+    assert explorer.frame is None and explorer.shown.step < plain["moments"][4].step
 
 
 def test_what_goes_wrong_is_one_sentence_and_raised_where_one_waits(tmp_path, data):

@@ -21,6 +21,9 @@ def test_curves_are_means_with_a_band_from_least_to_most():
     assert {tuple(point) for point in band.round(6)} >= {(200, 0.3), (200, 0.5)}
     assert to_rgb(first.get_color()) != to_rgb(second.get_color())
     assert first.get_linestyle() != second.get_linestyle()
+    five = plot_curves({name: (SEEN, [1, 2, 3]) for name in "abcde"}).axes[0].lines
+    assert len({str((line._dash_pattern, to_rgb(line.get_color()))) for line in five}) == 5
+    assert len({str(line._dash_pattern) for line in five}) == 5  # without colour, too
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "two"]
     assert figure.alt == "2 lines of accuracy against images learned from; at the end: " + (
         "one 55%; two 10%."
@@ -62,6 +65,21 @@ def test_results_have_a_dot_a_seed_and_a_stroke_for_the_mean():
     assert "guess" not in plot_results({"a": [0.5]}, guesses={"a": None}).axes[0].get_xlabel()
 
 
+def test_results_beside_others_and_what_the_marks_mean():
+    one = plot_results({"a": [0.5], "b": [0.4]}, beside=("before", {"a": 0.45, "b": 0.45}))
+    assert one.alt.endswith("a 50.0%; b 40.0%. Before: 45.0%.")
+    others = {"a": 0.55, "c": 0.2}
+    figure = plot_results({"a": [0.5, 0.7], "b": [0.4]}, beside=("before", others))
+    (axes,) = figure.axes
+    grey = axes.lines[2]
+    assert grey.get_xdata() == pytest.approx([0.55, 0.55]) and np.mean(grey.get_ydata()) == 0
+    assert len(axes.lines) == 5  # of "b" no stroke more
+    key = axes.get_xlabel().split("\n")[1]
+    assert key == "(dots: seeds, strokes: their mean; grey: before)"
+    assert figure.alt.endswith("a 60.0% (50.0% to 70.0%), before 55.0%; b 40.0%.")
+    assert "\n" not in plot_results({"a": [0.5]}).axes[0].get_xlabel()  # nothing to explain
+
+
 def test_filters_of_several_runs_stand_in_rows_each_on_its_own_scale():
     maps = np.random.default_rng(0).normal(size=(3, 4, 5))
     maps[1] *= 100
@@ -69,6 +87,7 @@ def test_filters_of_several_runs_stand_in_rows_each_on_its_own_scale():
     for axes, name, sign in zip(figure.axes, ("first", "second"), (1, -1), strict=True):
         assert axes.get_title(loc="left") == name
         (image,) = axes.images
+        assert axes.get_aspect() == 1  # a square patch grid looks square
         drawn = image.get_array()
         assert image.get_clim() == (-1, 1) and image.get_cmap().name == "RdBu_r"
         for n in range(3):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mixer_lite.recipe import (
+    _RANGES,
     LESSON,
     RECIPES,
     Recipe,
@@ -55,6 +56,11 @@ def test_cosine_falls_as_pytorchs_schedule_does():
         schedule.step()
 
 
+def test_every_number_of_the_recipe_has_its_range():
+    numbers = {n for n, v in asdict(Recipe()).items() if not isinstance(v, str)}
+    assert set(_RANGES) == numbers
+
+
 def test_small_start_of_token_mixing_alone_or_pytorchs_own():
     model = create_model("mixer_pico_cifar10")
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -76,7 +82,16 @@ def test_choices_from_words():
     assert recipe == replace(Recipe(), clip=1.5, epochs=7, token_rank=None, token_optimizer="adamw")
     for words, told in (
         ("clipp=1", "no choice named 'clipp'. Did you mean clip"),
-        ("epochs=many", "epochs must be a number like 60, not 'many'"),
+        ("epochs=many", "epochs must be a whole number like 60, not 'many'"),
+        ("epochs=1.5", "epochs must be a whole number like 60, not '1.5'"),
+        ("token_rank=0", "token_rank must be 1 or more, not 0"),
+        ("snapshots=1", "snapshots must be 2 or more, not 1"),
+        ("clip=-1", "clip must be 0 or more, not -1.0"),
+        ("clip=nan", "clip must be 0 or more, not nan"),
+        ("other_lr=inf", "other_lr must be 0 or more, not inf"),
+        ("cutmix=-0.1", "cutmix must be from 0 to 1, not -0.1"),
+        ("auto_augment=1.5", "auto_augment must be from 0 to 1, not 1.5"),
+        ("adam_beta2=1", "adam_beta2 must be from 0 to 0.999999, not 1"),
         ("epochs=0", "epochs must be 1 or more"),
         ("clip=None", "clip must be a number"),
         ("decay_shape=steps", "decay_shape must be 'linear' or 'cosine', not 'steps'"),

@@ -1,9 +1,14 @@
 """A run's folder: killed at any moment, on a full disk, with damaged files, it loses nothing."""
 
+import importlib.util
 import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,8 +117,51 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
 def test_another_runs_checkpoint_is_named(tmp_path):
     saved(tmp_path, 1)
-    with pytest.raises(ValueError, match=r"other settings \(recipe\)"):
+    with pytest.raises(ValueError, match=r"other settings \(epochs 3, not 4\): give another"):
         load_state(tmp_path, {**SETTINGS, "recipe": {"epochs": 4}})
+    asked = {"recipe": {"epochs": 3, "clip": 1.0}, "seed": 2, "content": [5], "mean": [0.5] * 99}
+    with pytest.raises(ValueError) as error:
+        load_state(tmp_path, asked)
+    for words in ("(clip None, not 1.0; seed 1, not 2; other images or labels; mean None,", "..."):
+        assert words in str(error.value)
+
+
+def test_a_checkpoint_of_another_version_is_said(tmp_path):
+    training.long_run(tmp_path, stop_after=1)
+    whole = torch.load(tmp_path / LAST, weights_only=True)
+    whole["state"]["optimizers"].pop()
+    torch.save(whole, tmp_path / LAST)
+    with pytest.raises(ValueError, match="of another version of Mixer Lite: finish the run"):
+        training.long_run(tmp_path)
+
+
+def test_one_program_alone_writes_to_a_folder(tmp_path):
+    code = "import sys, pathlib, training; training.long_run(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    options = dict(cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    moments = []
+
+    def watch(moment):
+        if moment.step == 2:
+            moments.append(subprocess.run(command, **options))
+
+    training.long_run(tmp_path, stop_after=1, watch=watch)
+    (other,) = moments
+    assert other.returncode == 1
+    said = other.stderr.strip().splitlines()[-1]
+    assert said == f"OSError: Another program trains in {tmp_path}: stop it there, or give " + (
+        "another folder."
+    )
+    training.long_run(tmp_path, stop_after=2)  # free again
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="is or lies in a file: give a folder for the run"):
+        training.long_run(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_who_may_read_the_log_may_read_the_weights(tmp_path, whole):
+    modes = {path.name: path.stat().st_mode for path in whole.iterdir() if path.is_file()}
+    assert len({modes[n] for n in ("log.csv", "weights.safetensors", "snapshots.safetensors")}) == 1
 
 
 def fill_disk(folder, monkeypatch):
@@ -153,9 +201,11 @@ def test_a_full_disk_costs_a_sentence_not_the_run(tmp_path, monkeypatch, capsys,
             fill_disk(tmp_path / "full", monkeypatch)
         return moment.step == 6  # a stop whose checkpoint cannot be written
 
-    training.long_run(tmp_path / "full", save_every=0, watch=watch)
+    with pytest.raises(OSError, match="stopped at step 6, but its last checkpoint is of step 4"):
+        training.long_run(tmp_path / "full", save_every=0, watch=watch)
     said = capsys.readouterr().err
     assert said.count("could not be written") == said.count("No space left") == 2
+    assert said.count("the run goes on; free some space.") == 2
     assert not (tmp_path / "full/checkpoint.partial").exists()
     steps = []
     training.long_run(tmp_path / "full", watch=lambda moment: steps.append(moment.step))
@@ -166,30 +216,79 @@ def test_a_full_disk_costs_a_sentence_not_the_run(tmp_path, monkeypatch, capsys,
 def test_weights_that_cannot_be_written_at_the_end_are_not_lost(tmp_path, monkeypatch, whole):
     shutil.copytree(whole, tmp_path / "full")
     (tmp_path / "full/weights.safetensors").unlink()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_checkpoint", lambda *_: 1 / 0)
+        patch.setattr(runs, "replace_file", full)
         with pytest.raises(OSError, match="free some space and start the same run again"):
             training.long_run(tmp_path / "full")
     training.long_run(tmp_path / "full")
     assert_same(whole, tmp_path / "full")
 
 
-def test_curves_where_tensorboard_is_installed(tmp_path, monkeypatch):
+class Writer:
+    """What TensorBoard would show, by its own rule for points that are written again."""
+
+    full_from = 10**9
+
+    def __init__(self, folder, purge_step):
+        if Writer.full_from == 0:
+            raise OSError(28, "No space left on device")
+        Writer.points = {k: v for k, v in Writer.points.items() if k[1] < purge_step}
+
+    def add_scalar(self, name, value, step):
+        if step >= Writer.full_from:
+            raise OSError(28, "No space left on device")
+        Writer.points[name, step] = value
+
+    def flush(self):
+        pass
+
+    def close(self):
+        Writer.closed = True
+
+
+@pytest.fixture
+def tensorboard(monkeypatch):
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: name == "tensorboard" or found(name)
+    )
+    Writer.points, Writer.closed, Writer.full_from = {}, False, 10**9
+
+
+def test_curves_show_the_log_whatever_interrupted_the_run(tmp_path, tensorboard):
+    def stop(moment):
+        return moment.step == 9  # after two epochs, in the third
+
+    training.long_run(tmp_path, watch=stop)
+    assert Writer.closed and {step for _, step in Writer.points} == {4, 8}
+    for _ in range(2):  # to the end, and once more when there is nothing to do
+        training.long_run(tmp_path)
+    rows = runs.read_table(tmp_path / "log.csv")
+    assert {step for _, step in Writer.points} == {4, 8, 12, 16, 20}
+    for row in rows:
+        assert Writer.points["loss", int(row["steps"])] == float(row["loss"])
+
+
+@pytest.mark.parametrize("full_from", [0, 12])
+def test_curves_on_a_full_disk_cost_a_sentence(tmp_path, tensorboard, capsys, whole, full_from):
+    Writer.full_from = full_from
+    training.long_run(tmp_path)
+    assert_same(tmp_path, whole)
+    said = capsys.readouterr().err
+    assert said.count("TensorBoard's curves end here ([Errno 28] No space left on device)") == 1
+    assert {step for _, step in Writer.points} == ({4, 8} if full_from else set())
+
+
+def test_no_curves_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    runs.Curves(tmp_path, 0).add({"loss": 1.0}, 5)
+    curves = runs.Curves(tmp_path, [{"steps": 1, "loss": 1.0}])
+    curves.add({"steps": 5, "loss": 1.0})
+    curves.close()
     assert not list(tmp_path.iterdir())
-    drawn = []
-
-    class Writer:
-        flush = staticmethod(lambda: None)
-
-        def add_scalar(self, *values):
-            if values[2] > 7:
-                raise OSError("No space left on device")
-            drawn.append(values)
-
-    curves = runs.Curves(tmp_path, 0)
-    curves.writer = Writer()
-    for step in (5, 10, 15):
-        curves.add({"loss": 1.0}, step)
-    assert drawn == [("loss", 1.0, 5)]

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from training import SMALL, coloured_squares
 
 from mixer_lite import cli
+from mixer_lite import train as module
 from mixer_lite.augment import augmentation
 from mixer_lite.checkpoints import load_checkpoint, to_timm_state_dict
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, cifar10_sample
@@ -27,6 +29,7 @@ from mixer_lite.measures import accuracy, normalize, snapshot_steps
 from mixer_lite.model import MlpMixer
 from mixer_lite.processes import processes
 from mixer_lite.recipe import Recipe, init_weights, make_optimizers
+from mixer_lite.runs import Diverged
 from mixer_lite.specs import create_model
 from mixer_lite.train import train, train_step
 from mixer_lite.workers import Workers
@@ -44,7 +47,8 @@ def test_gradient_in_parts_is_the_gradient():
     x, y = torch.randn(21, 3, 32, 32), torch.rand(21, 10).softmax(1)
     loss = torch.nn.functional.cross_entropy(model(x), y, label_smoothing=0.1)
     wanted = torch.autograd.grad(loss, list(model.parameters()))
-    got = Workers(model, part=8).gradient(x, y, 0.1)
+    with Workers(model, part=8) as workers:
+        got = workers.gradient(x, y, 0.1)
     assert abs(got - loss.item()) < 1e-5
     for p, g in zip(model.parameters(), wanted, strict=True):
         assert torch.allclose(p.grad, g, atol=1e-6)
@@ -55,9 +59,11 @@ def test_gradient_in_bfloat16_is_the_same_within_its_precision():
     init_weights(model, Recipe())
     torch.nn.init.normal_(model.head.weight)
     x, y = torch.randn(16, 3, 32, 32), torch.rand(16, 10).softmax(1)
-    Workers(model).gradient(x, y, 0.1)
+    with Workers(model) as workers:
+        workers.gradient(x, y, 0.1)
     exact = torch.cat([p.grad.flatten() for p in model.parameters()])
-    Workers(model, bfloat16=True).gradient(x, y, 0.1)
+    with Workers(model, bfloat16=True) as workers:
+        workers.gradient(x, y, 0.1)
     half = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert half.dtype == torch.float32 and not torch.equal(half, exact)
     assert (half - exact).norm() / exact.norm() < 0.15
@@ -70,21 +76,22 @@ def test_compiled_gradient_is_the_gradient_and_one_thread_compiles(monkeypatch):
     init_weights(model, Recipe())
     torch.nn.init.normal_(model.head.weight)
     x, y = torch.randn(21, 3, 32, 32), torch.rand(21, 10).softmax(1)
-    wanted = Workers(model, part=4).gradient(x, y, 0.1)
+    with Workers(model, part=4) as workers:
+        wanted = workers.gradient(x, y, 0.1)
     grads = [p.grad for p in model.parameters()]
-    workers = Workers(model, part=4, compile=True)  # five parts of 4 and one of 1
-    compute, at_work, together = workers._part, set(), []
+    at_work, together = set(), []
 
     def watched(x, *args):
         at_work.add(get_ident())
         try:
             together.append((len(x), len(at_work)))
-            return compute(x, *args)
+            return Workers._part(workers, x, *args)
         finally:
             at_work.discard(get_ident())
 
-    monkeypatch.setattr(workers, "_part", watched)
-    assert abs(workers.gradient(x, y, 0.1) - wanted) < 1e-5
+    with Workers(model, part=4, compile=True) as workers:  # five parts of 4 and one of 1
+        monkeypatch.setattr(workers, "_part", watched)
+        assert abs(workers.gradient(x, y, 0.1) - wanted) < 1e-5
     for p, g in zip(model.parameters(), grads, strict=True):
         assert torch.allclose(p.grad, g, atol=1e-6)
     assert together[:2] == [(4, 1), (1, 1)] and len(together) == 2 + 6
@@ -156,6 +163,11 @@ def test_another_runs_folder_is_refused(tmp_path, data):
         train("mixer_pico_cifar10", tmp_path, recipe=SMALL, bfloat16=True, **data)
     with pytest.raises(ValueError, match="fewer than one batch"):
         train("mixer_pico_cifar10", tmp_path, recipe=SMALL, holdout=150, **data)
+    with pytest.raises(ValueError, match=r"other settings \(mean .0.49.*, not .0.4, 0.4, 0.4"):
+        train("mixer_pico_cifar10", tmp_path, recipe=SMALL, mean=(0.4,) * 3, **data)
+    with pytest.raises(ValueError, match=r"\(token_lr 0.004, not 0.5; other images or labels\)"):
+        data = data | dict(labels=data["labels"].flip(0))
+        train("mixer_pico_cifar10", tmp_path, recipe=replace(SMALL, token_lr=0.5), **data)
 
 
 def test_interrupted_write_leaves_the_old_checkpoint(tmp_path, data, monkeypatch):
@@ -275,6 +287,22 @@ def test_steps_are_those_of_a_hand_written_reference_in_float64():
         assert error < 1e-8, (name, error)
 
 
+def test_a_gradient_that_is_no_number_changes_no_weight():
+    model, recipe = create_model("mixer_pico_cifar10", num_blocks=1), Recipe()
+    torch.nn.init.normal_(model.head.weight)
+    model.blocks[0].mlp_tokens.fc2.register_full_backward_hook(
+        lambda module, grad_in, grad_out: tuple(g * math.nan for g in grad_in)
+    )
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    x, y = torch.randn(8, 3, 32, 32), F.one_hot(torch.arange(8), 10).float()
+    with (
+        Workers(model) as workers,
+        pytest.raises(Diverged, match=r"The gradient is nan\. Training has diverged: begin"),
+    ):
+        train_step(workers, make_optimizers(model, recipe), x, y, 1.0, recipe)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 @pytest.mark.parametrize("choices", [{}, dict(token_optimizer="adamw", channel_optimizer="adamw")])
 def test_a_step_lowers_the_loss_of_a_real_batch(choices):
     images, labels = cifar10_sample()
@@ -295,6 +323,7 @@ def test_a_step_lowers_the_loss_of_a_real_batch(choices):
 
 def test_the_callers_random_numbers_and_threads_are_left_alone(tmp_path, data):
     threads = torch.get_num_threads()
+    assert threads > 1 or os.cpu_count() == 1  # else there is nothing to leave alone
     torch.manual_seed(7)
     wanted = torch.rand(3)
     torch.manual_seed(7)
@@ -302,13 +331,16 @@ def test_the_callers_random_numbers_and_threads_are_left_alone(tmp_path, data):
     assert torch.equal(torch.rand(3), wanted) and torch.get_num_threads() == threads
 
 
-def test_averaged_weights_are_measured_and_kept(tmp_path, data):
-    recipe, passed = replace(SMALL, epochs=2, ema=0.8), []
+def test_averaged_weights_are_measured_and_kept(tmp_path, data, monkeypatch):
+    recipe, passed, step = replace(SMALL, epochs=2, ema=0.8), [], module.train_step
 
-    def watch(moment):
-        passed.append({k: v.double() for k, v in moment.model.state_dict().items()})
+    def stepped(workers, *args):
+        loss = step(workers, *args)
+        passed.append({k: v.double() for k, v in workers.model.state_dict().items()})
+        return loss
 
-    model = train("mixer_pico_cifar10", tmp_path, recipe=recipe, holdout=32, watch=watch, **data)
+    monkeypatch.setattr(module, "train_step", stepped)
+    model = train("mixer_pico_cifar10", tmp_path, recipe=recipe, holdout=32, **data)
     wanted = passed[0]
     for state in passed[1:]:
         wanted = {k: 0.8 * v + 0.2 * state[k] for k, v in wanted.items()}
@@ -349,13 +381,21 @@ def test_a_diverging_run_ends_with_advice_and_keeps_what_was_good(tmp_path, data
             dict(images=torch.zeros(160, 3, 28, 28, dtype=torch.uint8)),
             "uint8 .160, 3, 28, 28",
         ),
-        (dict(images=torch.zeros(160, 3, 32, 32)), "images must be bytes"),
+        (dict(images=torch.zeros(160, 3, 32, 32)), "images must be a tensor of bytes"),
+        (dict(images=np.zeros((160, 3, 32, 32), np.uint8)), "not ndarray of uint8 .160, 3, 32, 32"),
+        (dict(labels=torch.zeros(160)), "labels must be a tensor of int64"),
+        (dict(labels=torch.zeros(160, 1, dtype=torch.int64)), "not Tensor of torch.int64 .160, 1"),
+        (dict(labels=[0] * 160), "labels must be a tensor of int64 .n,., not list"),
         (dict(holdout=150), "10 images are fewer than one batch of 32"),
+        (dict(holdout=-2), "holdout must be 0 images or more, not -2"),
+        (dict(std=(0.2, 0.0, 0.2)), "std must be above 0 in each channel"),
+        (dict(recipe=replace(SMALL, shift=32)), "shift must be less than the image's side of 32"),
+        (dict(recipe=replace(SMALL, epochs=1, batch_size=160)), "One step is no training"),
     ],
 )
 def test_what_cannot_be_trained_on_is_said(tmp_path, data, change, words):
     with pytest.raises(ValueError, match=words):
-        train("mixer_pico_cifar10", tmp_path / "out", recipe=SMALL, **data | change)
+        train("mixer_pico_cifar10", tmp_path / "out", **dict(recipe=SMALL) | data | change)
     assert not (tmp_path / "out").exists()
 
 

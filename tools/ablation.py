@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mixer_lite.datasets import cifar10
 from mixer_lite.recipe import LESSON, Recipe, adamw_throughout
-from mixer_lite.runs import read_table, write_table
+from mixer_lite.runs import Diverged, read_table, write_table
 from mixer_lite.specs import count_parameters, spec
 from mixer_lite.train import train
 
@@ -77,7 +77,7 @@ def run(name: str, recipe: Recipe, seed: int, out: Path, data: dict, options: di
     """Train one variant; what it reached."""
     try:
         train(name, out, recipe=recipe, seed=seed, **data, **options)
-    except RuntimeError as error:  # a variant that diverges is a result too
+    except Diverged as error:  # a variant that diverges is a result too
         return dict(note=str(error).split(". ")[0])
     log = read_table(out / "log.csv")
     measured = ("held_out_accuracy", "smoothness", "variety", "loss")

@@ -17,6 +17,7 @@ from mixer_lite.datasets import cifar10
 from mixer_lite.experiments import RUNS, fit
 from mixer_lite.measures import token_weights
 from mixer_lite.model import MlpMixer
+from mixer_lite.resources import replace_file
 from mixer_lite.runs import read_table, write_table
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -33,11 +34,11 @@ def _place(row: dict) -> tuple[int, int, int]:
 
 def keep_filters(path: Path, run: str, model: MlpMixer) -> None:
     """Add the run's first token-mixing matrices, ``(L, D_S, S)``."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     kept = load_file(path) if path.exists() else {}
     kept[run] = token_weights(model)["fc1"]
-    save_file(kept, path)
+    replace_file(path, save(kept))
 
 
 def main(argv: list[str] | None = None) -> None:

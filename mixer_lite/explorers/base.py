@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +20,7 @@ import traitlets
 from torch import Tensor
 
 from mixer_lite.drawing import MAGNITUDE, SIGNED
+from mixer_lite.resources import replace_file
 
 if TYPE_CHECKING:
     from mixer_lite.drawing import Picture
@@ -114,9 +114,7 @@ class Explorer(anywidget.AnyWidget):
             state=json.dumps(_plain(state)).replace("<", "\\u003c"),
             code=_importable(str(self._esm)),
         )
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        replace_file(path, text.encode())
         return path
 
 

@@ -172,10 +172,13 @@ function render({ model, el }) {
     loss.draw({ ...common, low: Math.max(0, least - room), high: most + room, label: (v) => String(Math.round(100 * v) / 100),
       series: [{ name: "loss", colour: COLOURS[0], steps, values: losses, say: (v) => v.toFixed(3) }] });
     const { count = 0, known = 0 } = get("_examples"), right = numbers("measured");
-    share.heading.textContent = right.length ? "Accuracy and learning rate" : "Learning rate";
+    const held = numbers("held_at");
+    share.heading.textContent = right.length || held.length ? "Accuracy and learning rate" : "Learning rate";
     const series = [{ name: "learning rate", colour: "#888888", dash: "4 3", steps, values: numbers("lr"), say: (v) => `${percent(v)} of its peak` }];
     if (right.length || count)
       series.unshift({ name: "accuracy", colour: COLOURS[1], steps: right, values: numbers("accuracy"), say: percent });
+    if (held.length)
+      series.unshift({ name: "accuracy, held out", colour: COLOURS[2], dash: "2 2", steps: held, values: numbers("held_out"), say: percent });
     share.draw({ ...common, low: 0, high: 1, label: percent, series });
     examplesNote.textContent = !count ? "" : `Accuracy is measured on ${count} images, ` +
       (known ? `${known === count ? "all" : known} of them among those it learns from: it may know them by heart.` : "none of them among those it learns from.");

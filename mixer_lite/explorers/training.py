@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import os
 import sys
 import threading
 import time
@@ -32,6 +31,7 @@ from mixer_lite.history import (
     History,
     add_log,
     all_filters,
+    held_out,
     measures,
     read_history,
     snapshot_frames,
@@ -43,6 +43,7 @@ from mixer_lite.recipe import Recipe
 from mixer_lite.runs import Moment
 from mixer_lite.specs import CIFAR10_CLASSES, spec
 from mixer_lite.train import train
+from mixer_lite.workers import usable_cores
 
 STATES = ("running", "stopped", "done", "failed")
 FRAMES = 40  # snapshots of a run, closer together early on
@@ -189,13 +190,16 @@ class TrainingExplorer(Explorer):
     def _changed(self) -> None:
         assert self._run is not None
         self._began = None
-        if self._run.state == "done" and not self.history.frames:
-            self._remember()
-        if self._run.state != "running":
-            if self.history.frames:
-                self._order_units()
-            self._update(self._run.last)
         error = self._run.error
+        try:
+            if self._run.state == "done" and not self.history.frames:
+                self._remember()
+            if self._run.state != "running":
+                if self.history.frames:
+                    self._order_units()
+                self._update(self._run.last)
+        except Exception as failed:  # the run has ended all the same, and the page must say so
+            error = error or failed
         with self._lock:
             self.message = " ".join((str(error) or type(error).__name__).split()) if error else ""
             self.state = self._run.state
@@ -204,7 +208,7 @@ class TrainingExplorer(Explorer):
         # The run was done before it was watched: what its folder kept, and the model itself.
         assert self._run is not None
         past, model = read_history(self._run.out), self._run.model
-        for name in ("frames", "accuracy"):
+        for name in ("frames", "held_out"):
             getattr(self.history, name).extend(getattr(past, name))
         self.history.curve.steps, self.history.curve.values = past.curve.steps, past.curve.values
         self._prepare(model)
@@ -255,6 +259,8 @@ class TrainingExplorer(Explorer):
             history.frames.extend(snapshot_frames(kept))
         with self._lock:
             self._frames = [_entry(frame) for frame in history.frames]
+            if self.frame is not None and self.frame >= len(history.frames):
+                self.frame = None  # it is made again
         self._prepare(moment.model)
 
     def _prepare(self, model: MlpMixer) -> None:
@@ -277,7 +283,7 @@ class TrainingExplorer(Explorer):
         # Accuracy, and what the pictures are taken for: (n, K).
         if self._batch is None or self._asked is None:
             return None
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         with ThreadPoolExecutor(cores, initializer=_alone) as pool:
             parts = self._batch.to(model.stem.weight).chunk(cores)
             logits = torch.cat(list(pool.map(model, parts))).cpu()  # (n + m, K)
@@ -295,12 +301,16 @@ class TrainingExplorer(Explorer):
 
     def _update(self, moment: Moment | None) -> None:
         # The curves, where the run is, and the filters of one block as they are at this moment.
-        curve, accuracy = self.history.curve, self.history.accuracy
+        if moment is not None:
+            self.history.held_out[:] = held_out(moment.log)
+        curve, accuracy, held = self.history.curve, self.history.accuracy, self.history.held_out
         values = torch.tensor(curve.values).reshape(-1, 2)
         live: dict[str, Any] = dict(
             steps=packed(np.asarray(curve.steps, int)), loss=packed(values[:, 0]),
             lr=packed(values[:, 1]), measured=packed(np.asarray([s for s, _ in accuracy], int)),
             accuracy=packed(np.asarray([a for _, a in accuracy], float)),
+            held_at=packed(np.asarray([s for s, _ in held], int)),
+            held_out=packed(np.asarray([a for _, a in held], float)),
         )  # fmt: skip
         if moment is not None:
             live |= dict(step=moment.step, total=moment.total, epoch=moment.epoch)
@@ -378,20 +388,26 @@ class TrainingExplorer(Explorer):
         shift = int(self.axis == "log")  # a logarithm has no place for step 0
         if history.curve.steps:
             x, loss = np.array(history.curve.steps) + shift, np.array(history.curve.values)[:, 0]
-            left.plot(x, loss, label="loss")
+            left.plot(x, loss, label="loss, nats")
         if history.accuracy:
             x, right_share = np.array(history.accuracy).T
-            left.plot(x + shift, right_share, label="accuracy")
+            count = self._examples.get("count")
+            of = f", share of {count} images" if count else ""
+            left.plot(x + shift, right_share, label=f"accuracy{of}")
+        if history.held_out:
+            x, right_share = np.array(history.held_out).T
+            left.plot(x + shift, right_share, "--", label="accuracy, share of those held out")
+        measured = history.accuracy or history.held_out
         for line, name in zip(lines, MEASURES, strict=True):
             middle.plot(steps + shift, line, label=name)
         for axes, title in (
-            (left, "loss and accuracy" if history.accuracy else "loss"),
+            (left, "loss and accuracy" if measured else "loss"),
             (middle, f"filters of block {self.block}"),
         ):
             axes.axvline(frame.step + shift, color="#888888", linestyle=":")
             axes.set(title=title, xlabel="step + 1" if shift else "step")
             axes.set_xscale("log" if shift else "linear")
-            axes.legend(fontsize=8, ncols=2)
+            axes.legend(fontsize=8, ncols=1 if axes is left else 2)
         middle.set_ylim(min(-0.1, lines.min().item()), 1.15)  # with room for the legend
         sheet = self._sheet(frame.filters[self.block][self.shown_order()])
         right.imshow(sheet, cmap=SIGNED, vmin=-1, vmax=1, interpolation="nearest")
