@@ -80,9 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     train.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
     train.add_argument(
         "--data",
-        type=Path,
         help="a folder with train/ and, if you like, test/, which hold a folder of images for "
-        "each class (default: CIFAR-10)",
+        "each class; or hf:NAME for a data set of the Hugging Face hub (default: CIFAR-10)",
     )
     train.add_argument("--epochs", type=int, help="passes over the images (default: the recipe's)")
     train.add_argument(
@@ -231,10 +230,10 @@ def _train(args: argparse.Namespace) -> int:
     import torch
     from tqdm.auto import tqdm
 
-    from mixer_lite.datasets import channel_statistics, cifar10, image_folder
+    from mixer_lite.datasets import cifar10
     from mixer_lite.predict import logits
     from mixer_lite.recipe import RECIPES, Recipe, with_choices
-    from mixer_lite.specs import create_model, spec
+    from mixer_lite.specs import spec
     from mixer_lite.train import train
 
     spec(args.name)  # raises before anything is fetched
@@ -250,17 +249,7 @@ def _train(args: argparse.Namespace) -> int:
         images, labels = data.train_images, data.train_labels
         test = (data.test_images, data.test_labels)
     else:
-        prepared = create_model(args.name).config
-        assert prepared is not None  # named models have one
-        found = image_folder(args.data / "train", prepared, progress=first)
-        images, labels = found.images, found.labels
-        mean, std = channel_statistics(images)
-        about = dict(class_names=found.class_names, mean=mean, std=std, source=args.data.name)
-        if (args.data / "test").is_dir():
-            other = image_folder(args.data / "test", prepared, progress=first)
-            if other.class_names != found.class_names:
-                raise ValueError(f"{args.data}/test holds other classes than {args.data}/train.")
-            test = (other.images, other.labels)
+        images, labels, about, test = _own_images(args.data, args.name, first)
     # Several processes could not agree on the step to stop after: there the signal ends them.
     alone = "WORLD_SIZE" not in os.environ
     with _stopped_by_hand() if alone else nullcontext(lambda: False) as stopped:
@@ -289,6 +278,35 @@ def _train(args: argparse.Namespace) -> int:
     if first:
         print(f"Weights, filter snapshots and the log are in {out}.")
     return 0
+
+
+def _own_images(data: str, name: str, progress: bool) -> tuple[Any, Any, dict[str, Any], Any]:
+    # Training images and labels, what train() is to know of them, test images and labels or None.
+    from mixer_lite.datasets import Folder, channel_statistics, hub_images, image_folder
+    from mixer_lite.evaluate import HUB
+    from mixer_lite.specs import create_model
+
+    config = create_model(name).config
+    assert config is not None  # named models have one
+    hub = data.startswith(HUB)
+
+    def part(split: str) -> Folder:
+        if hub:
+            return hub_images(data, split, config, progress)
+        return image_folder(Path(data) / split, config, progress)
+
+    found, other = part("train"), None
+    if hub or (Path(data) / "test").is_dir():
+        try:
+            other = part("test")
+        except RuntimeError as error:  # a data set of the hub need not have such a split
+            print(f"{error} So the model will not be tested.", file=sys.stderr)
+    if other is not None and other.class_names != found.class_names:
+        raise ValueError(f"{data}/test holds other classes than {data}/train.")
+    mean, std = channel_statistics(found.images)
+    source = data if hub else Path(data).name
+    about = dict(class_names=found.class_names, mean=mean, std=std, source=source)
+    return found.images, found.labels, about, other and (other.images, other.labels)
 
 
 @contextmanager

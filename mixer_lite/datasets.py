@@ -167,9 +167,7 @@ def image_folder(folder: str | Path, config: ModelConfig, progress: bool = True)
         FileNotFoundError: there is no such folder, or no class folder in it, or an empty one.
         ValueError: the images do not fit into the memory that is free, or one cannot be opened.
     """
-    import psutil
     from torchvision.datasets import ImageFolder
-    from tqdm.auto import tqdm
 
     if not Path(folder).is_dir():
         raise FileNotFoundError(
@@ -183,11 +181,40 @@ def image_folder(folder: str | Path, config: ModelConfig, progress: bool = True)
             f"{folder} must hold a folder of images for each class, and nothing else: "
             f"{reason[:1].lower()}{reason[1:]}"
         ) from None
-    size, count = config.image_size, len(listed)
+
+    def open_one(number: int) -> Image.Image:
+        return open_image(listed.samples[number][0])
+
+    images = _as_bytes(open_one, len(listed), config, str(folder), progress)
+    return Folder(images, torch.tensor(listed.targets), tuple(listed.classes))
+
+
+def hub_images(name: str, split: str, config: ModelConfig, progress: bool = True) -> Folder:
+    """A data set ``hf:NAME`` of the Hugging Face hub or of this disk, as :func:`image_folder`.
+
+    Raises:
+        RuntimeError: the package ``datasets`` is missing, or the split cannot be loaded.
+        ValueError: there are no labels, or as :func:`image_folder` says.
+    """
+    from mixer_lite.evaluate import HubData
+
+    data = HubData(name, split)
+    images = _as_bytes(data.image, len(data.labels), config, data.identity, progress)
+    return Folder(images, torch.tensor(data.labels), tuple(data.names))
+
+
+def _as_bytes(
+    open_one: Callable[[int], Image.Image], count: int, config: ModelConfig, where: str, bar: bool
+) -> Tensor:
+    # Images of the size that a model takes: (count, 3, size, size).
+    import psutil
+    from tqdm.auto import tqdm
+
+    size = config.image_size
     needed, free = count * 3 * size**2, psutil.virtual_memory().available
     if needed > free * 0.8:
         raise ValueError(
-            f"The {count:,} images of {folder} take {needed / 1e9:.1f} GB of memory at "
+            f"The {count:,} images of {where} take {needed / 1e9:.1f} GB of memory at "
             f"{size} x {size} pixels, and {free / 1e9:.1f} GB are free: take fewer images, or a "
             f"model for smaller ones."
         )
@@ -195,15 +222,15 @@ def image_folder(folder: str | Path, config: ModelConfig, progress: bool = True)
     unchanged = replace(config, mean=(0.0,) * 3, std=(1.0,) * 3)
 
     def read(number: int) -> None:
-        pixels = prepare(open_image(listed.samples[number][0]), unchanged)  # in 0..1
+        pixels = prepare(open_one(number), unchanged)  # in 0..1
         images[number] = (pixels * 255).round().to(torch.uint8)
 
     with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside Python's lock
-        quiet = None if progress else True
+        quiet = None if bar else True
         rows = pool.map(read, range(count))
-        for _ in tqdm(rows, desc=str(folder), total=count, unit="image", disable=quiet):
+        for _ in tqdm(rows, desc=where, total=count, unit="image", disable=quiet):
             pass
-    return Folder(images, torch.tensor(listed.targets), tuple(listed.classes))
+    return images
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -134,7 +134,7 @@ def evaluate(
         )
     prepare(Image.new("RGB", (8, 8)), config)  # raises here, not in a worker, what is not installed
     data, kept = str(folder), None if predictions is None else Path(predictions)
-    source = _DataSet(data, split) if data.startswith(HUB) else _Folder(Path(folder))
+    source = HubData(data, split) if data.startswith(HUB) else _Folder(Path(folder))
     with _processes() as processes:
         # The first process alone lists images and mends files, so that all share out the same.
         run, samples, done = processes.first(lambda: _plan(model, config, source, kept))
@@ -293,8 +293,17 @@ def _images_in(folder: Path) -> list[Path]:
     )
 
 
-class _DataSet:
-    """A data set of the Hugging Face hub, or one on this disk, by the package ``datasets``."""
+class HubData:
+    """A data set of the Hugging Face hub, or one on this disk, by the package ``datasets``.
+
+    Attributes:
+        names: of its classes.
+        labels: the class of each of its images, by its place in ``names``.
+
+    Raises:
+        RuntimeError: the package is missing, or the split cannot be loaded.
+        ValueError: there are no images, or no labels.
+    """
 
     def __init__(self, name: str, split: str):
         try:
@@ -319,12 +328,17 @@ class _DataSet:
                 f"{', '.join(f'{key} ({kind})' for kind, key in kinds.items())}."
             )
         self.identity = f"{name} {split}"
-        self.image, self.label = kinds["Image"], kinds["ClassLabel"]
+        self.column = kinds["Image"]
         # As bytes: open_image decodes them as it decodes a folder's.
-        self.data = data.cast_column(self.image, datasets.Image(decode=False))
+        self.data = data.cast_column(self.column, datasets.Image(decode=False))
+        self.names: list[str] = self.data.features[kinds["ClassLabel"]].names
+        self.labels: list[int] = list(self.data[kinds["ClassLabel"]])
+        if not self.labels or min(self.labels) < 0:
+            raise ValueError(f"{self.identity} is empty or without labels: choose another split.")
 
     def samples(self, model: MlpMixer) -> list[Sample]:
-        names = self.data.features[self.label].names
+        """All of them, with the classes that the model has for theirs."""
+        names = self.names
         meanings, _ = _meanings(names, model.num_classes, _class_names(model))
         told = [(i, meant[0]) for i, meant in enumerate(meanings) if len(meant) == 1]
         if len(names) == model.num_classes and told and all(i == index for i, index in told):
@@ -332,13 +346,15 @@ class _DataSet:
             numbers = list(range(len(names)))
         else:
             numbers = class_indices(names, model.num_classes, _class_names(model))
-        labels = list(self.data[self.label])
-        if not labels or min(labels) < 0:
-            raise ValueError(f"{self.identity} is empty or without labels: choose another split.")
-        return [Sample(str(i), numbers[label], 0) for i, label in enumerate(labels)]
+        return [Sample(str(i), numbers[label], 0) for i, label in enumerate(self.labels)]
 
     def open(self, sample: Sample, upright: bool) -> Image.Image:
-        stored = self.data[int(sample.path)][self.image]
+        """The image of a sample."""
+        return self.image(int(sample.path), upright)
+
+    def image(self, number: int, upright: bool = False) -> Image.Image:
+        """One of its images."""
+        stored = self.data[number][self.column]
         file = io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]
         return open_image(file, upright=upright)
 
@@ -350,7 +366,7 @@ def _class_names(model: MlpMixer) -> Sequence[str]:
 class _Prepared(torch.utils.data.Dataset[tuple[Sample, Tensor | str]]):
     """Samples with their tensors ``(3, h, w)``, or with the reason why there is none."""
 
-    def __init__(self, source: _Folder | _DataSet, samples: list[Sample], config: ModelConfig):
+    def __init__(self, source: _Folder | HubData, samples: list[Sample], config: ModelConfig):
         self.source, self.samples, self.config = source, samples, config
 
     def __len__(self) -> int:
@@ -413,7 +429,7 @@ def _predict(
 
 
 def _plan(
-    model: MlpMixer, config: ModelConfig, source: _Folder | _DataSet, kept: Path | None
+    model: MlpMixer, config: ModelConfig, source: _Folder | HubData, kept: Path | None
 ) -> tuple[str, list[Sample], dict[str, Row]]:
     """The run's mark, all samples, and the rows that an earlier run left, by path."""
     samples = source.samples(model)

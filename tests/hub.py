@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -141,3 +142,36 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         if stop is not None:
             self.close_connection = True
+
+
+def data_sets(images: list, labels: list, names: list, splits: tuple = ("test",)) -> Any:
+    """What the package ``datasets`` is asked for, and no more."""
+
+    class Image:
+        def __init__(self, decode=True):
+            self.decode = decode
+
+    class ClassLabel:
+        def __init__(self, names):
+            self.names = names
+
+    class Dataset:
+        def __init__(self):
+            self.features = {"img": Image(), "label": ClassLabel(names), "more": ClassLabel(["x"])}
+
+        def cast_column(self, name, feature):
+            assert name == "img" and isinstance(feature, Image) and not feature.decode
+            return self
+
+        def __getitem__(self, key):
+            if key == "label":
+                return labels
+            return {"img": {"bytes": images[key], "path": None}, "label": labels[key]}
+
+    def load_dataset(name, split):
+        if split not in splits:
+            raise ValueError(f'Unknown split "{split}".\nShould be one of {list(splits)}.')
+        assert name == "somebody/cifar10"
+        return Dataset()
+
+    return types.SimpleNamespace(load_dataset=load_dataset, Image=Image)

@@ -1,6 +1,7 @@
 """The command line, as it is typed."""
 
 import csv
+import io
 import re
 import signal
 import socket
@@ -11,11 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub import data_sets
 from PIL import Image
 from safetensors.torch import load_file
 
 import mixer_lite as ml
 from mixer_lite import cli
+from mixer_lite.checkpoints import load_checkpoint
+from mixer_lite.datasets import cifar10_sample
+from mixer_lite.specs import CIFAR10_CLASSES
 
 
 def test_models_lists_names_and_sizes(capsys):
@@ -270,7 +275,7 @@ def test_train_writes_weights_that_load(tmp_path, monkeypatch, capsys):
     images, labels = ml.datasets.cifar10_sample()
     data = ml.datasets.Cifar10(images, labels, images, labels)
     monkeypatch.setattr("mixer_lite.datasets.cifar10", lambda: data)
-    assert cli.main(["train", "mixer_pico_cifar10", "--epochs", "1", "--out", str(tmp_path)]) == 0
+    assert cli.main(["train", "mixer_pico_cifar10", "--epochs", "2", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "epoch 1" in out
     model = ml.load_checkpoint(tmp_path / "weights.safetensors")
@@ -305,6 +310,34 @@ def test_train_stopped_by_hand_goes_on(tmp_path, monkeypatch, capsys):
     assert cli.main([*arguments, "--out", str(tmp_path / "parts")]) == 0
     whole, parts = (load_file(tmp_path / n / "weights.safetensors") for n in ("whole", "parts"))
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_train_on_a_data_set_of_the_hub(tmp_path, monkeypatch, capsys):
+    images, labels = cifar10_sample()
+    files = []
+    for image in images[:60]:
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "png")
+        files.append(file.getvalue())
+    names = list(CIFAR10_CLASSES)
+    arguments = ["train", "mixer_femto_cifar10", "--data", "hf:somebody/cifar10", "--epochs", "2"]
+    for splits, told in (
+        (("train", "test"), "Accuracy on the 60 test images"),
+        (("train",), "The split test of hf:somebody/cifar10 could not be loaded"),
+    ):
+        stand_in = data_sets(files, labels[:60].tolist(), names, splits)
+        monkeypatch.setitem(sys.modules, "datasets", stand_in)
+        assert cli.main([*arguments, "--set", "batch_size=20", "--out", str(tmp_path / told)]) == 0
+        said = capsys.readouterr()
+        assert told in said.out + said.err
+        model = load_checkpoint(tmp_path / told / "weights.safetensors")
+        assert model.config.class_names == CIFAR10_CLASSES
+        assert "trained on hf:somebody/cifar10" in model.config.source
+        pixels = images[:60].double() / 255
+        assert model.config.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert cli.main([*arguments, "--out", str(tmp_path / "none")]) == 1
+    assert "needs the package datasets: pip install datasets" in capsys.readouterr().err
 
 
 def test_train_says_in_one_sentence_what_is_wrong(tmp_path, capsys):

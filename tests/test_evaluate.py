@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hub import data_sets
 from PIL import Image
 from timm.data import ImageNetInfo
 
@@ -516,46 +516,13 @@ def test_no_process_waits_for_one_that_cannot_begin(pico, tmp_path, monkeypatch)
 # Data sets of the Hugging Face hub --------------------------------------------------------------
 
 
-def stand_in(images, labels, names):
-    """What the package ``datasets`` is asked for, and no more."""
-
-    class Image:
-        def __init__(self, decode=True):
-            self.decode = decode
-
-    class ClassLabel:
-        def __init__(self, names):
-            self.names = names
-
-    class Dataset:
-        def __init__(self):
-            self.features = {"img": Image(), "label": ClassLabel(names), "more": ClassLabel(["x"])}
-
-        def cast_column(self, name, feature):
-            assert name == "img" and isinstance(feature, Image) and not feature.decode
-            return self
-
-        def __getitem__(self, key):
-            if key == "label":
-                return labels
-            return {"img": {"bytes": images[key], "path": None}, "label": labels[key]}
-
-    def load_dataset(name, split):
-        if split != "test":
-            raise ValueError(f'Unknown split "{split}".\nShould be one of ["test"].')
-        assert name == "somebody/cifar10"
-        return Dataset()
-
-    return types.SimpleNamespace(load_dataset=load_dataset, Image=Image)
-
-
 def test_a_data_set_of_the_hub(slice_of_cifar10, tmp_path, monkeypatch):
     folder, paths, _, labels = slice_of_cifar10
     files = [(folder / path).read_bytes() for path in paths[:20]]
     # The labels' own order is another than the model's: names decide.
     names = sorted(CIFAR10_CLASSES, reverse=True)
     given = [names.index(CIFAR10_CLASSES[label]) for label in labels[:20]]
-    monkeypatch.setitem(sys.modules, "datasets", stand_in(files, given, names))
+    monkeypatch.setitem(sys.modules, "datasets", data_sets(files, given, names))
     model = ml.load_pretrained("mixer_nano_cifar10")
     kept = tmp_path / "kept.csv"
     name = "hf:somebody/cifar10"
@@ -571,7 +538,7 @@ def test_a_data_set_of_the_hub(slice_of_cifar10, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="validation of hf:somebody/cifar10 could not") as error:
         evaluate(model, name, progress=False)
     one_sentence(error)
-    monkeypatch.setitem(sys.modules, "datasets", stand_in(files, [-1] * 20, names))
+    monkeypatch.setitem(sys.modules, "datasets", data_sets(files, [-1] * 20, names))
     with pytest.raises(ValueError, match="empty or without labels"):
         evaluate(model, name, split="test", progress=False)
 
@@ -585,7 +552,7 @@ def test_imagenets_labels_by_their_order(tmp_path, monkeypatch):
     Image.new("RGB", (40, 40)).save(file)
     small_imagenet_mixer(tmp_path / "small.pth")
     model = ml.load_checkpoint(tmp_path / "small.pth")
-    data = stand_in([file.read_bytes()] * 2, cranes, names)
+    data = data_sets([file.read_bytes()] * 2, cranes, names)
     monkeypatch.setitem(sys.modules, "datasets", data)
     kept = tmp_path / "kept.csv"
     evaluate(model, "hf:somebody/cifar10", split="test", predictions=kept, progress=False)
