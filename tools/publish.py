@@ -15,6 +15,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ import torch
 import mixer_lite as ml
 from mixer_lite.measures import accuracy, filter_figures, normalize
 from mixer_lite.predict import logits
+from mixer_lite.recipe import RECIPES, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_SNAPSHOTS = 3_000_000  # bytes
@@ -36,6 +38,9 @@ def main(run: Path, machine: str) -> None:
     epochs_done = len(checkpoint["state"]["log"])
     if epochs_done != recipe["epochs"]:
         raise SystemExit(f"{run} is not finished: {epochs_done} epochs are done.")
+    if checkpoint["identity"]["holdout"]:
+        raise SystemExit(f"{run} held images out: what is published learns from all of them.")
+    cifar = ml.datasets.cifar10()  # before anything is written
     full = ml.load_checkpoint(run / "weights.safetensors")
     weights = data / f"{name}.safetensors"
     ml.save_checkpoint(full, weights, dtype=torch.float16)
@@ -44,7 +49,6 @@ def main(run: Path, machine: str) -> None:
         shutil.copy(run / "snapshots.safetensors", data / f"{name}_snapshots.safetensors")
 
     model = ml.load_checkpoint(weights)
-    cifar = ml.datasets.cifar10()
     out = logits(model, cifar.test_images, batch_size=250)
     guess = out.argmax(1)
     exact = logits(full, cifar.test_images, batch_size=250)
@@ -85,6 +89,14 @@ def main(run: Path, machine: str) -> None:
           f"smoothness {_mean(smooth):.3f}, variety {_mean(varied):.3f}")  # fmt: skip
 
 
+def _command(card: dict) -> str:
+    usual = asdict(RECIPES.get(card["name"], Recipe()))
+    choices = [f"--set {k}={v}" for k, v in card["recipe"].items() if v != usual[k]]
+    words = ["mixer-lite train", card["name"], *choices]
+    words += ["--bfloat16"] * card["bfloat16"] + [f"--seed {card['seed']}"] * bool(card["seed"])
+    return " ".join(words)
+
+
 def _markdown(card: dict, log: list[dict[str, str]], model: ml.MlpMixer) -> str:
     (gh, gw), p, blocks = model.grid_size, model.patch_size, model.num_blocks
     fresh = ml.create_model(card["name"])
@@ -121,7 +133,7 @@ def _markdown(card: dict, log: list[dict[str, str]], model: ml.MlpMixer) -> str:
         "## Training",
         "",
         f"On CIFAR-10's 50,000 training images (Krizhevsky 2009), from random weights, seed "
-        f"{card['seed']}, with `mixer-lite train {card['name']}{' --bfloat16' * card['bfloat16']}`:"
+        f"{card['seed']}, with `{_command(card)}`:"
         f" {card['training_hours']} hours on {card['machine']}, PyTorch {card['torch']}. The "
         "test images took no part in any choice. `mixer_lite/recipe.py` explains each setting:",
         "",

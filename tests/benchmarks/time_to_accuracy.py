@@ -17,6 +17,7 @@ from pathlib import Path
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, cifar10
 from mixer_lite.measures import accuracy, normalize
 from mixer_lite.recipe import LESSON, Recipe, adamw_throughout, with_choices
+from mixer_lite.runs import read_table
 from mixer_lite.train import train
 
 RECIPES = {
@@ -46,11 +47,10 @@ def main() -> None:
     args = parser.parse_args()
     recipe = with_choices(replace(RECIPES[args.recipe], epochs=args.epochs), args.set)
     data = cifar10()
-    seconds = 0.0
 
     def report(row: dict) -> None:
-        nonlocal seconds
-        seconds += row["seconds"]
+        # Of the whole run, whatever interrupted it.
+        seconds = sum(float(row["seconds"]) for row in read_table(args.out / "log.csv"))
         print(
             f"epoch {row['epoch']:3d}  {seconds / 60:6.1f} min  held out "
             f"{row['held_out_accuracy']:.2%}",
