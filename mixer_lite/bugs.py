@@ -8,7 +8,6 @@ should not read on here.
 
 from __future__ import annotations
 
-import csv
 import html
 import inspect
 import textwrap
@@ -25,6 +24,7 @@ from mixer_lite.filters import embedding_filters
 from mixer_lite.model import MixerBlock, MlpBlock, MlpMixer
 from mixer_lite.pretrained import load_pretrained
 from mixer_lite.resources import data_path
+from mixer_lite.runs import read_table
 
 HEALTHY = "mixer_nano_cifar10"  # the bundled model whose twins the suspects are
 C = TypeVar("C", bound=type)
@@ -455,7 +455,6 @@ def costs() -> dict[int, dict[int, float]]:
     images, after the same short training of a small model.
     """
     found: dict[int, dict[int, float]] = {}
-    with data_path("bug_costs.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(int(row["bug"]), {})[int(row["seed"])] = float(row["accuracy"])
+    for row in read_table(data_path("bug_costs.csv")):
+        found.setdefault(int(row["bug"]), {})[int(row["seed"])] = float(row["accuracy"])
     return found

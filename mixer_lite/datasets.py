@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixer_lite.images import open_image, prepare
-from mixer_lite.resources import cache_folder, data_path
+from mixer_lite.resources import cache_folder, data_path, reason
 from mixer_lite.specs import ModelConfig
 from mixer_lite.workers import usable_cores
 
@@ -95,7 +94,7 @@ def cifar10(cache_dir: str | Path | None = None, sources: Sequence[str] | None =
             with np.load(kept, allow_pickle=False) as file:
                 return _tensors(verified(file["records"]))
         except Exception as error:  # a damaged file raises many kinds
-            failures.append(f"the cache held a damaged file, now removed ({_reason(error)})")
+            failures.append(f"the cache held a damaged file, now removed ({reason(error)})")
             kept.unlink(missing_ok=True)
     kept.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -103,7 +102,7 @@ def cifar10(cache_dir: str | Path | None = None, sources: Sequence[str] | None =
             try:
                 records = verified(SOURCES[name](Path(scratch)))
             except Exception as error:  # whatever went wrong there, the next may answer
-                failures.append(f"{name} ({_reason(error)})")
+                failures.append(f"{name} ({reason(error)})")
                 continue
         _keep(kept, records)
         return _tensors(records)
@@ -289,10 +288,6 @@ def _keep(path: Path, records: np.ndarray) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def _reason(error: Exception) -> str:
-    return textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" ...")
 
 
 def _records(images: np.ndarray, labels: Iterable[int]) -> np.ndarray:

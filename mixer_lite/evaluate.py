@@ -13,7 +13,6 @@ import importlib
 import io
 import json
 import os
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from mixer_lite import fast
 from mixer_lite.images import open_image, prepare
 from mixer_lite.labels import imagenet_info
 from mixer_lite.model import MlpMixer
-from mixer_lite.resources import replace_file
+from mixer_lite.resources import reason, replace_file
 from mixer_lite.specs import ModelConfig
 
 T = TypeVar("T")
@@ -315,9 +314,8 @@ class HubData:
         try:
             data = datasets.load_dataset(name.removeprefix(HUB), split=split)
         except Exception as error:  # it raises many kinds, in many lines
-            reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
             raise RuntimeError(
-                f"The split {split} of {name} could not be loaded: {reason}"
+                f"The split {split} of {name} could not be loaded: {reason(error, 200)}"
             ) from error
         # The first of each kind: CIFAR-100 has coarse labels behind its fine ones.
         columns = reversed(list(data.features.items()))

@@ -5,7 +5,6 @@ Pure functions and plain records; :mod:`mixer_lite.explorers.training` shows the
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch import Tensor
 from mixer_lite import filters
 from mixer_lite.model import MlpMixer
 from mixer_lite.resources import data_path
+from mixer_lite.runs import read_table
 from mixer_lite.specs import did_you_mean
 
 #: Means over the filters of one block, ``(D_S, gh, gw) -> float``.
@@ -142,8 +142,7 @@ def read_history(run: str | Path) -> History:
         )
     history = History(folder.name, read_snapshots(snapshots))
     try:
-        with log.open(newline="", encoding="utf-8") as file:
-            add_log(history, csv.DictReader(file))
+        add_log(history, read_table(log))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{log} is not the log of a training run ({error!r}).") from error
     return history

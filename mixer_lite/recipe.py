@@ -112,7 +112,7 @@ class Recipe:
 
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("epochs", "batch_size", "token_rank"), (1, math.inf)),
-    "snapshots": (2, math.inf),
+    "snapshots": (0, math.inf),
     **dict.fromkeys(
         ("warmup_epochs", "channel_lr", "channel_decay", "token_lr", "token_decay", "token_std",
          "other_lr", "other_decay", "shift", "clip"), (0, math.inf)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -57,3 +58,8 @@ def replace_file(path: Path, content: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def reason(error: BaseException, width: int = 150) -> str:
+    """What an error says, on one line of no more than so many characters."""
+    return textwrap.shorten(str(error) or type(error).__name__, width, placeholder=" ...")

@@ -24,7 +24,7 @@ from mixer_lite.checkpoints import save_checkpoint
 from mixer_lite.measures import token_weights
 from mixer_lite.model import MlpMixer
 from mixer_lite.recipe import Recipe, make_optimizers
-from mixer_lite.resources import replace_file
+from mixer_lite.resources import reason, replace_file
 
 ADVICE = (
     "Training has diverged: begin again in another folder with lower learning rates, a longer "
@@ -138,7 +138,7 @@ class Run:
             replace_file(out / "snapshots.safetensors", save(stacks))
         except OSError as error:
             raise OSError(
-                f"The trained weights could not be written to {out} ({_reason(error)}): free some "
+                f"The trained weights could not be written to {out} ({reason(error)}): free some "
                 f"space and start the same run again; it goes on from its last checkpoint."
             ) from error
 
@@ -214,7 +214,7 @@ def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             found, state = saved["identity"], saved["state"]
         except Exception as error:  # a damaged file raises many kinds
-            damaged.append(f"{path} is damaged ({_reason(error)})")
+            damaged.append(f"{path} is damaged ({reason(error)})")
             continue
         if other := "; ".join(_differences(found, identity)):
             raise ValueError(
@@ -308,7 +308,7 @@ class Curves:
             yield
         except (ImportError, OSError) as error:
             self.writer = None
-            say(f"TensorBoard's curves end here ({_reason(error)}); log.csv has the numbers.")
+            say(f"TensorBoard's curves end here ({reason(error)}); log.csv has the numbers.")
 
 
 def say(sentence: str) -> None:
@@ -331,10 +331,6 @@ def _written(path: Path, write: Callable[[BinaryIO], Any], move: Callable[[Path]
         # PyTorch's writer hides the system's reason behind one of its own.
         error = caught.__context__ if isinstance(caught.__context__, OSError) else caught
         advice = "; free some space" if getattr(error, "errno", None) in FULL else ""
-        say(f"{path} could not be written ({_reason(error)}): the run goes on{advice}.")
+        say(f"{path} could not be written ({reason(error)}): the run goes on{advice}.")
         return False
     return True
-
-
-def _reason(error: BaseException) -> str:
-    return textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" ...")

@@ -85,7 +85,7 @@ def test_choices_from_words():
         ("epochs=many", "epochs must be a whole number like 60, not 'many'"),
         ("epochs=1.5", "epochs must be a whole number like 60, not '1.5'"),
         ("token_rank=0", "token_rank must be 1 or more, not 0"),
-        ("snapshots=1", "snapshots must be 2 or more, not 1"),
+        ("snapshots=-1", "snapshots must be 0 or more, not -1"),
         ("clip=-1", "clip must be 0 or more, not -1.0"),
         ("clip=nan", "clip must be 0 or more, not nan"),
         ("other_lr=inf", "other_lr must be 0 or more, not inf"),

@@ -9,7 +9,6 @@ its sha256 where it is checked.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -24,6 +23,7 @@ import mixer_lite as ml
 from mixer_lite.measures import accuracy, filter_figures, normalize
 from mixer_lite.predict import logits
 from mixer_lite.recipe import RECIPES, Recipe
+from mixer_lite.runs import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_SNAPSHOTS = 3_000_000  # bytes
@@ -60,8 +60,7 @@ def main(run: Path, machine: str) -> None:
     images, labels = ml.datasets.cifar10_sample()
     on_slice = (logits(model, images, batch_size=250).argmax(1) == labels).float().mean().item()
     smooth, varied = filter_figures(model)
-    with (run / "log.csv").open(encoding="utf-8") as file:
-        log = list(csv.DictReader(file))
+    log = read_table(run / "log.csv")
     card = dict(
         name=name,
         parameters=sum(p.numel() for p in model.parameters()),
