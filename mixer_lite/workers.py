@@ -23,7 +23,7 @@ class Workers:
     """Gradient of a batch, computed in fixed parts on all cores at once.
 
     A part of 2048 tokens stays in the processor's cache, and one thread a part beats all threads
-    on one operation by about a third. Parts are summed in their order, so the result does not
+    on one operation by about a fifth. Parts are summed in their order, so the result does not
     depend on the number of cores.
     """
 
