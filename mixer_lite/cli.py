@@ -300,7 +300,8 @@ def _own_images(data: str, name: str, progress: bool) -> tuple[Any, Any, dict[st
         try:
             other = part("test")
         except RuntimeError as error:  # a data set of the hub need not have such a split
-            print(f"{error} So the model will not be tested.", file=sys.stderr)
+            if progress:  # the first of several processes speaks for all
+                print(f"{error} So the model will not be tested.", file=sys.stderr)
     if other is not None and other.class_names != found.class_names:
         raise ValueError(f"{data}/test holds other classes than {data}/train.")
     mean, std = channel_statistics(found.images)

@@ -365,7 +365,5 @@ def _check(
 
 
 def _kind(data: Any) -> str:
-    shape = tuple(getattr(data, "shape", ()))
-    return (
-        f"{type(data).__name__} of {getattr(data, 'dtype', 'other things')} {shape or ''}".rstrip()
-    )
+    kind, dtype, shape = (getattr(data, name, "") for name in ("__class__", "dtype", "shape"))
+    return f"{kind.__name__} of {dtype} {tuple(shape)}" if dtype else kind.__name__

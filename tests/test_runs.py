@@ -158,7 +158,6 @@ def test_one_program_alone_writes_to_a_folder(tmp_path):
         training.long_run(tmp_path / "file")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
 def test_who_may_read_the_log_may_read_the_weights(tmp_path, whole):
     modes = {path.name: path.stat().st_mode for path in whole.iterdir() if path.is_file()}
     assert len({modes[n] for n in ("log.csv", "weights.safetensors", "snapshots.safetensors")}) == 1
