@@ -365,5 +365,5 @@ def _check(
 
 
 def _kind(data: Any) -> str:
-    kind, dtype, shape = (getattr(data, name, "") for name in ("__class__", "dtype", "shape"))
-    return f"{kind.__name__} of {dtype} {tuple(shape)}" if dtype else kind.__name__
+    what = type(data).__name__
+    return f"{what} of {data.dtype} {tuple(data.shape)}" if hasattr(data, "dtype") else what
