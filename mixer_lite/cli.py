@@ -99,7 +99,12 @@ def main(argv: list[str] | None = None) -> int:
         action=argparse.BooleanOptionalAction,
         help="half the bits, for processors that are quick with them (default: on GPUs)",
     )
-    train.add_argument("--compile", action="store_true", help="let torch.compile speed it up")
+    train.add_argument(
+        "--compile",
+        action="store_true",
+        help="let torch.compile rewrite the model: a minute first, "
+        "and it depends on the machine whether it pays",
+    )
     train.add_argument(
         "--save-every", type=float, default=60, help="seconds between checkpoints (default: 60)"
     )
