@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mixer_lite.resources import notebooks_path
+
+if TYPE_CHECKING:
+    from mixer_lite.model import MlpMixer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,6 +85,11 @@ def main(argv: list[str] | None = None) -> int:
         "--data",
         help="a folder with train/ and, if you like, test/, which hold a folder of images for "
         "each class; or hf:NAME for a data set of the Hugging Face hub (default: CIFAR-10)",
+    )
+    train.add_argument(
+        "--start",
+        metavar="WEIGHTS",
+        help="weights to start from instead of random ones: a name that 'models' lists, or a file",
     )
     train.add_argument("--epochs", type=int, help="passes over the images (default: the recipe's)")
     train.add_argument(
@@ -154,10 +162,16 @@ def _lab(folder: Path | None, rest: list[str]) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+def _trained(name: str) -> MlpMixer:
+    import mixer_lite as ml
+
+    return ml.load_checkpoint(name) if Path(name).is_file() else ml.load_pretrained(name)
+
+
 def _predict(images: list[Path], name: str, top_k: int) -> int:
     import mixer_lite as ml
 
-    model = ml.load_checkpoint(name) if Path(name).is_file() else ml.load_pretrained(name)
+    model = _trained(name)
     status = 0
     for path in images:
         try:
@@ -245,6 +259,7 @@ def _train(args: argparse.Namespace) -> int:
     recipe = with_choices(RECIPES.get(args.name, Recipe()), args.set)
     if args.epochs is not None:
         recipe = replace(recipe, epochs=args.epochs)
+    start = None if args.start is None else _trained(args.start)
     out = args.out or Path("runs") / args.name
     first = not int(os.environ.get("RANK", 0))
     about: dict[str, Any] = {}
@@ -262,6 +277,7 @@ def _train(args: argparse.Namespace) -> int:
             args.name,
             out,
             recipe=recipe,
+            start=start,
             images=images,
             labels=labels,
             **about,

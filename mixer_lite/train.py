@@ -123,11 +123,41 @@ def _average(params: list[nn.Parameter], loss: float, team: Processes) -> float:
     return float(mean)
 
 
+def start_from(model: MlpMixer, trained: MlpMixer, class_names: Sequence[str]) -> None:
+    """Give a model the weights of a trained one; its own head stays where the classes differ.
+
+    Raises:
+        ValueError: their sizes differ.
+    """
+    weights = trained.state_dict()
+    known = trained.config.class_names if trained.config else None
+    if not known or tuple(known) != tuple(class_names):
+        weights = {k: v for k, v in weights.items() if not k.startswith("head.")}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name in shapes.keys() - {"head.weight", "head.bias"} | weights.keys():
+        found = weights[name].shape if name in weights else None
+        if found != shapes.get(name):
+            raise ValueError(
+                f"The weights to start from are of another size: {name} is "
+                f"{_size(found)} there and {_size(shapes.get(name))} in the model to train."
+            )
+    model.load_state_dict(weights, strict=False)
+
+
+def _size(shape: Sequence[int] | None) -> str:
+    return "missing" if shape is None else str(tuple(shape))
+
+
+def _fingerprint(model: MlpMixer) -> int:
+    return zlib.adler32(b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values()))
+
+
 def train(
     name: str,
     out: str | Path,
     *,
     recipe: Recipe | None = None,
+    start: MlpMixer | None = None,
     images: Tensor,
     labels: Tensor,
     class_names: Sequence[str] = CIFAR10_CLASSES,
@@ -157,6 +187,8 @@ def train(
             where it is installed, and at the end ``weights.safetensors`` (float32) and
             ``snapshots.safetensors``.
         recipe: the choices; those of the bundled weights of this name unless given.
+        start: a trained model of the same sizes whose weights the run starts from, instead of
+            random ones. It keeps its head if it has the same classes.
         images: training images, bytes ``(n, 3, h, w)`` of the model's size.
         labels: their classes ``(n,)``.
         class_names: one name a class.
@@ -181,8 +213,9 @@ def train(
         The model as far as it is trained; with ``recipe.ema`` the averaged one.
 
     Raises:
-        ValueError: ``out`` holds another run's checkpoint or damaged ones alone, too few images
-            are left to train on, or they are not of the model's size or number of classes.
+        ValueError: ``out`` holds another run's checkpoint or damaged ones alone, ``start`` has
+            other sizes, too few images are left to train on, or they are not of the model's size
+            or number of classes.
         OSError: another process trains in ``out``, the run was stopped and its checkpoint could
             not be written, or the trained weights could not.
         Diverged: the loss is no longer a number; ``out`` keeps the last good checkpoint. A
@@ -195,6 +228,8 @@ def train(
     with seeded(seed):
         model = build(name, num_classes=len(class_names))
         init_weights(model, recipe)
+    if start is not None:
+        start_from(model, start, class_names)
     if min(std) <= 0:
         raise ValueError(f"std must be above 0 in each channel, not {tuple(std)}.")
     steps_per_epoch = _check(model, recipe, images, labels, holdout, team)
@@ -203,7 +238,8 @@ def train(
     assert model.config is not None  # named models have one
     model.config = replace(
         model.config, mean=mean, std=std, class_names=tuple(class_names),
-        source=f"trained on {source} with Mixer Lite's recipe, {recipe.epochs} epochs, seed {seed}",
+        source=f"trained on {source} with Mixer Lite's recipe, {recipe.epochs} epochs, seed {seed}"
+        + (f", from weights {start.config.source}" if start is not None and start.config else ""),
     )  # fmt: skip
     run = Run(model.to(team.device), recipe)
     split = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -214,7 +250,7 @@ def train(
     identity = dict(
         name=name, recipe=asdict(recipe), seed=seed, holdout=holdout, bfloat16=bfloat16,
         compile=compile, class_names=list(class_names), mean=list(mean), std=list(std),
-        images=len(images),
+        images=len(images), start=None if start is None else _fingerprint(start),
         content=[zlib.adler32(data.contiguous().numpy().data) for data in (images, labels)],
     )  # fmt: skip
     with ExitStack() as stack:
