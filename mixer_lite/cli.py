@@ -269,7 +269,9 @@ def _train(args: argparse.Namespace) -> int:
         images, labels = data.train_images, data.train_labels
         test = (data.test_images, data.test_labels)
     else:
-        images, labels, about, test = _own_images(args.data, args.name, first)
+        images, labels, about, test = _own_images(args.data, args.name, out, first)
+        if start is not None and start.config is not None:
+            about |= dict(mean=start.config.mean, std=start.config.std)  # as it knows images
     # Several processes could not agree on the step to stop after: there the signal ends them.
     alone = "WORLD_SIZE" not in os.environ
     with _stopped_by_hand() if alone else nullcontext(lambda: False) as stopped:
@@ -301,7 +303,9 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _own_images(data: str, name: str, progress: bool) -> tuple[Any, Any, dict[str, Any], Any]:
+def _own_images(
+    data: str, name: str, out: Path, progress: bool
+) -> tuple[Any, Any, dict[str, Any], Any]:
     # Training images and labels, what train() is to know of them, test images and labels or None.
     from mixer_lite.datasets import Folder, channel_statistics, hub_images, image_folder
     from mixer_lite.evaluate import HUB
@@ -312,9 +316,10 @@ def _own_images(data: str, name: str, progress: bool) -> tuple[Any, Any, dict[st
     hub = data.startswith(HUB)
 
     def part(split: str) -> Folder:
+        keep = out / f"{split}.images"  # of more images than memory takes
         if hub:
-            return hub_images(data, split, config, progress)
-        return image_folder(Path(data) / split, config, progress)
+            return hub_images(data, split, config, progress, keep)
+        return image_folder(Path(data) / split, config, progress, keep)
 
     found, other = part("train"), None
     if hub or (Path(data) / "test").is_dir():

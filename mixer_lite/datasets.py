@@ -10,13 +10,14 @@ import hashlib
 import importlib
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -155,16 +156,26 @@ class Folder(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def image_folder(folder: str | Path, config: ModelConfig, progress: bool = True) -> Folder:
-    """All images of a folder of class folders as a model takes them, resized once, in memory.
+def image_folder(
+    folder: str | Path, config: ModelConfig, progress: bool = True, keep: Path | None = None
+) -> Folder:
+    """All images of a folder of class folders as a model takes them, resized once.
 
     They are resized and cropped as ``config`` says and as :func:`mixer_lite.images.prepare` does
     it, and kept as bytes: 0.15 GB for 1,000 images of 224 pixels. The classes are the folders'
     names in alphabetical order.
 
+    Args:
+        folder: holds a folder of images for each class.
+        config: of the model that will see them.
+        progress: show a bar.
+        keep: a file for images that are more than memory takes: they stay on the disk, and a part
+            is read when it is asked for. It is used again while the images are the same ones.
+
     Raises:
         FileNotFoundError: there is no such folder, or no class folder in it, or an empty one.
-        ValueError: the images do not fit into the memory that is free, or one cannot be opened.
+        ValueError: the images do not fit into what is free of memory, or with ``keep`` of the
+            disk, or one cannot be opened.
     """
     from torchvision.datasets import ImageFolder
 
@@ -184,11 +195,18 @@ def image_folder(folder: str | Path, config: ModelConfig, progress: bool = True)
     def open_one(number: int) -> Image.Image:
         return open_image(listed.samples[number][0])
 
-    images = _as_bytes(open_one, len(listed), config, str(folder), progress)
+    def state() -> Iterator[str]:
+        for path, _ in listed.samples:
+            facts = os.stat(path)
+            yield f"{path} {facts.st_size} {facts.st_mtime_ns}"
+
+    images = _as_bytes(open_one, len(listed), config, str(folder), progress, keep, state)
     return Folder(images, torch.tensor(listed.targets), tuple(listed.classes))
 
 
-def hub_images(name: str, split: str, config: ModelConfig, progress: bool = True) -> Folder:
+def hub_images(
+    name: str, split: str, config: ModelConfig, progress: bool = True, keep: Path | None = None
+) -> Folder:
     """A data set ``hf:NAME`` of the Hugging Face hub or of this disk, as :func:`image_folder`.
 
     Raises:
@@ -198,38 +216,90 @@ def hub_images(name: str, split: str, config: ModelConfig, progress: bool = True
     from mixer_lite.evaluate import HubData
 
     data = HubData(name, split)
-    images = _as_bytes(data.image, len(data.labels), config, data.identity, progress)
+
+    def state() -> Iterator[str]:
+        yield f"{data.identity} {getattr(data.data, '_fingerprint', '')}"
+
+    images = _as_bytes(data.image, len(data.labels), config, data.identity, progress, keep, state)
     return Folder(images, torch.tensor(data.labels), tuple(data.names))
 
 
 def _as_bytes(
-    open_one: Callable[[int], Image.Image], count: int, config: ModelConfig, where: str, bar: bool
+    open_one: Callable[[int], Image.Image],
+    count: int,
+    config: ModelConfig,
+    where: str,
+    bar: bool,
+    keep: Path | None,
+    state: Callable[[], Iterable[str]],
 ) -> Tensor:
     # Images of the size that a model takes: (count, 3, size, size).
     import psutil
     from tqdm.auto import tqdm
 
-    size = config.image_size
-    needed, free = count * 3 * size**2, psutil.virtual_memory().available
-    if needed > free * 0.8:
-        raise ValueError(
-            f"The {count:,} images of {where} take {needed / 1e9:.1f} GB of memory at "
-            f"{size} x {size} pixels, and {free / 1e9:.1f} GB are free: take fewer images, or a "
-            f"model for smaller ones."
-        )
-    images = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    shape = (count, 3, config.image_size, config.image_size)
+    needed, free = math.prod(shape), psutil.virtual_memory().available
     unchanged = replace(config, mean=(0.0,) * 3, std=(1.0,) * 3)
 
-    def read(number: int) -> None:
-        pixels = prepare(open_one(number), unchanged)  # in 0..1
-        images[number] = (pixels * 255).round().to(torch.uint8)
+    def fill(images: Tensor) -> Tensor:
+        def read(number: int) -> None:
+            pixels = prepare(open_one(number), unchanged)  # in 0..1
+            images[number] = (pixels * 255).round().to(torch.uint8)
 
-    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside Python's lock
-        quiet = None if bar else True
-        rows = pool.map(read, range(count))
-        for _ in tqdm(rows, desc=where, total=count, unit="image", disable=quiet):
-            pass
-    return images
+        with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside Python's lock
+            quiet = None if bar else True
+            rows = pool.map(read, range(count))
+            for _ in tqdm(rows, desc=where, total=count, unit="image", disable=quiet):
+                pass
+        return images
+
+    if needed <= free * 0.8 and not (keep and keep.exists()):
+        return fill(torch.empty(shape, dtype=torch.uint8))
+    size = f"take {needed / 1e9:.1f} GB at {config.image_size} x {config.image_size} pixels"
+    if keep is None:
+        raise ValueError(
+            f"The {count:,} images of {where} {size}, and {free / 1e9:.1f} GB of memory are free: "
+            f"take fewer images, or a model for smaller ones."
+        )
+    facts = (repr((shape, config.crop, config.interpolation, config.resize)), *state())
+    return _on_disk(keep, shape, "\n".join(facts), f"The {count:,} images of {where} {size}", fill)
+
+
+def _on_disk(
+    path: Path, shape: tuple[int, ...], facts: str, what: str, fill: Callable[[Tensor], Any]
+) -> Tensor:
+    # Bytes that lie in a file and look like any tensor; filled unless a whole file has these facts.
+    from filelock import FileLock
+
+    from mixer_lite.runs import say
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size, mark = math.prod(shape), path.with_suffix(".sha256")
+    digest = hashlib.sha256(facts.encode()).hexdigest()
+    with FileLock(path.with_suffix(".lock")):  # of several processes, one fills it
+        whole = mark.exists() and mark.read_text(encoding="utf-8") == digest
+        if not (whole and path.exists() and path.stat().st_size == size):
+            mark.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            free = shutil.disk_usage(path.parent).free
+            if size > free * 0.95:
+                raise ValueError(
+                    f"{what}: more than is free of memory, and {path.parent} has "
+                    f"{free / 1e9:.1f} GB left: free some space, or take fewer images."
+                )
+            say(f"{what}: more than is free of memory, so they are kept in {path}.")
+            with path.open("wb") as file:
+                if hasattr(os, "posix_fallocate"):  # a full disk is an error now and no crash later
+                    os.posix_fallocate(file.fileno(), 0, size)
+            fill(_mapped(path, shape))
+            mark.write_text(digest, encoding="utf-8")
+    return _mapped(path, shape)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
+    # Changes reach the file, which is made where there is none.
+    size = math.prod(shape)
+    return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8).view(shape)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

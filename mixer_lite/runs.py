@@ -232,14 +232,18 @@ def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+# What is known by a checksum, which says nothing to a reader.
+_NUMBERED = {"content": "other images or labels", "start": "other weights to start from"}
+
+
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
     # What a run was asked, where it is not what is asked now.
     for key, value in wanted.items():
         other = found.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
             yield from _differences(other, value)
-        elif key == "content" and other != value:
-            yield "other images or labels"
+        elif key in _NUMBERED and other != value:
+            yield _NUMBERED[key]
         elif other != value:
             yield textwrap.shorten(f"{key} {other}, not {value}", 150, placeholder=" ...")
 

@@ -148,7 +148,8 @@ def _size(shape: Sequence[int] | None) -> str:
     return "missing" if shape is None else str(tuple(shape))
 
 
-def _fingerprint(model: MlpMixer) -> int:
+def fingerprint(model: MlpMixer) -> int:
+    """A number that changes with any weight."""
     return zlib.adler32(b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values()))
 
 
@@ -250,7 +251,7 @@ def train(
     identity = dict(
         name=name, recipe=asdict(recipe), seed=seed, holdout=holdout, bfloat16=bfloat16,
         compile=compile, class_names=list(class_names), mean=list(mean), std=list(std),
-        images=len(images), start=None if start is None else _fingerprint(start),
+        images=len(images), start=None if start is None else fingerprint(start),
         content=[zlib.adler32(data.contiguous().numpy().data) for data in (images, labels)],
     )  # fmt: skip
     with ExitStack() as stack:

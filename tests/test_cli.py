@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -283,6 +284,51 @@ def test_train_writes_weights_that_load(tmp_path, monkeypatch, capsys):
     top = ml.predict(model, list(images), top_k=1)
     share = sum(p[0].index == label for p, label in zip(top, labels, strict=True)) / 500
     assert f"Accuracy on the 500 test images: {share:.2%}." in out
+
+
+def test_train_starts_from_bundled_weights_and_from_a_file(tmp_path, capsys):
+    images, labels = cifar10_sample()
+    for image, label, i in zip(images[:60:2], labels[:60:2].tolist(), range(30), strict=True):
+        for split in ("train", "test"):
+            folder = tmp_path / split / CIFAR10_CLASSES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    names = sorted({CIFAR10_CLASSES[label] for label in labels[:60:2].tolist()})
+    still = [f"--set={part}_lr=0" for part in ("channel", "token", "other")]
+    arguments = ["train", "mixer_nano_cifar10", "--data", str(tmp_path), "--epochs", "2", *still]
+    arguments += ["--set", "batch_size=15", "--start"]
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert cli.main([*arguments, "mixer_nano_cifar10", "--out", str(once)]) == 0
+    assert cli.main([*arguments, str(once / "weights.safetensors"), "--out", str(twice)]) == 0
+    nano = ml.load_pretrained("mixer_nano_cifar10")
+    for run in (once, twice):
+        model = load_checkpoint(run / "weights.safetensors")
+        assert torch.equal(
+            model.blocks[3].mlp_tokens.fc1.weight, nano.blocks[3].mlp_tokens.fc1.weight
+        )
+        # They see images as those weights have learned to, not by the new images' own statistics.
+        assert (model.config.mean, model.config.std) == (nano.config.mean, nano.config.std)
+        assert list(model.config.class_names) == names
+    capsys.readouterr()
+    assert cli.main([*arguments, "mixer_nano_cifar11", "--out", str(tmp_path / "none")]) == 1
+    assert "Did you mean" in capsys.readouterr().err
+
+
+def test_train_on_more_images_than_memory_takes_gives_the_same_weights(tmp_path, monkeypatch):
+    for i, image in enumerate(cifar10_sample()[0][:60]):
+        folder = tmp_path / "train" / ("even", "odd")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    arguments = ["train", "mixer_femto_cifar10", "--data", str(tmp_path), "--epochs", "2"]
+    arguments += ["--set", "batch_size=20", "--out"]
+    here, disk = tmp_path / "here", tmp_path / "disk"
+    assert cli.main([*arguments, str(here)]) == 0
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=1e5))
+    assert cli.main([*arguments, str(disk)]) == 0
+    one, two = (load_file(run / "weights.safetensors") for run in (here, disk))
+    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    assert (disk / "train.images").stat().st_size == 60 * 3 * 32 * 32
+    assert not (here / "train.images").exists()
 
 
 def test_train_stopped_by_hand_goes_on(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import tarfile
 import threading
 import types
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pooch
@@ -19,7 +20,7 @@ from PIL import Image
 
 from mixer_lite import datasets
 from mixer_lite.datasets import cifar10, cifar10_sample
-from mixer_lite.images import preprocess
+from mixer_lite.images import open_image, preprocess
 from mixer_lite.measures import normalize
 from mixer_lite.specs import ModelConfig
 
@@ -432,8 +433,49 @@ def test_image_folder_that_cannot_be_used_is_said(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"Cannot read .*b.png"):
         datasets.image_folder(folder, CONFIG)
     monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=1e6))
-    with pytest.raises(ValueError, match=r"2 images of .* take 24\.0 GB .* and 0\.0 GB are free"):
+    with pytest.raises(
+        ValueError, match=r"2 images of .* take 24\.0 GB .* and 0\.0 GB of memory are free"
+    ):
         datasets.image_folder(folder, replace(CONFIG, image_size=63_246))
+
+
+def test_images_that_memory_does_not_take_stay_on_the_disk(tmp_path, monkeypatch, capsys):
+    folder, keep = tmp_path / "pictures", tmp_path / "run" / "train.images"
+    rng = np.random.default_rng(2)
+    for name in ("ant/a.png", "cat/a.png", "cat/b.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / name)
+    opened = []
+    monkeypatch.setattr(
+        datasets, "open_image", lambda path: opened.append(path) or open_image(path)
+    )
+    find = partial(datasets.image_folder, folder, CONFIG, False)
+    in_memory = find(keep=keep)
+    assert not keep.parent.exists() and len(opened) == 3  # there is room: no file
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=5000))
+    on_disk = find(keep=keep)
+    assert "The 3 images of" in (said := capsys.readouterr().err) and str(keep) in said
+    assert torch.equal(on_disk.images, in_memory.images) and len(opened) == 6
+    assert keep.read_bytes() == in_memory.images.numpy().tobytes()
+    assert torch.equal(on_disk.images[[2, 0]], in_memory.images[[2, 0]])
+
+    # Again: nothing is decoded. Another picture, another size, half a file: all anew.
+    assert torch.equal(find(keep=keep).images, in_memory.images) and len(opened) == 6
+    Image.new("RGB", (40, 50), "red").save(folder / "cat/a.png")
+    assert find(keep=keep).images[1, :, 5, 5].tolist() == [255, 0, 0] and len(opened) == 9
+    smaller = datasets.image_folder(folder, replace(CONFIG, image_size=20), False, keep)
+    assert smaller.images.shape == (3, 3, 20, 20) and len(opened) == 12
+    wanted = smaller.images.clone()  # the other is the file, which is now cut short
+    keep.write_bytes(keep.read_bytes()[:-1])
+    again = datasets.image_folder(folder, replace(CONFIG, image_size=20), False, keep)
+    assert torch.equal(again.images, wanted) and len(opened) == 15
+    (folder / "cat/c.png").write_text("no image", encoding="utf-8")
+    for _ in range(2):  # a file that was left half filled is not taken for a whole one
+        with pytest.raises(ValueError, match=r"Cannot read .*c.png"):
+            find(keep=keep)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=1000))
+    with pytest.raises(ValueError, match=r"run has 0\.0 GB left: free some space"):
+        find(keep=keep)
 
 
 def test_channel_statistics_are_numpys():

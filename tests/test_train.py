@@ -170,6 +170,50 @@ def test_another_runs_folder_is_refused(tmp_path, data):
         train("mixer_pico_cifar10", tmp_path, recipe=replace(SMALL, token_lr=0.5), **data)
 
 
+def test_a_run_starts_from_the_weights_it_is_given(tmp_path, data):
+    # Learning rates of zero leave them as they are, to the last bit.
+    still = replace(SMALL, epochs=1, channel_lr=0.0, token_lr=0.0, other_lr=0.0)
+    begin = partial(train, "mixer_pico_cifar10", recipe=still)
+    first = train("mixer_pico_cifar10", tmp_path / "first", recipe=SMALL, **data)
+    again = begin(tmp_path / "again", start=first, seed=7, **data)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)
+    )
+    assert again.config.source.endswith(f"seed 7, from weights {first.config.source}")
+    kept = load_file(tmp_path / "again" / "snapshots.safetensors")
+    last = load_file(tmp_path / "first" / "snapshots.safetensors")
+    assert torch.equal(kept["fc1"][0], last["fc1"][-1])
+
+    # Of the same number of classes with other names nothing is known: their head is new.
+    other = begin(tmp_path / "other", start=first, class_names=list("abcdefghij"), **data)
+    assert first.head.weight.any() and not other.head.weight.any() and not other.head.bias.any()
+    for (name, a), b in zip(first.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) or name.startswith("head."), name
+    few = dict(data, labels=data["labels"] % 3)
+    assert begin(tmp_path / "few", start=first, class_names="abc", **few).head.out_features == 3
+
+    with pytest.raises(ValueError, match=r"other settings \(other weights to start from\)"):
+        begin(tmp_path / "again", start=other, seed=7, **data)
+    with pytest.raises(ValueError, match=r"other settings \(other weights to start from\)"):
+        begin(tmp_path / "again", seed=7, **data)
+    with pytest.raises(ValueError, match=r"start from are of another size: .* is .* in the model"):
+        train("mixer_nano_cifar10", tmp_path / "nano", start=first, **data)
+
+
+def test_a_start_goes_on_after_an_interruption_and_is_better_than_none(tmp_path, data):
+    begin = partial(train, "mixer_pico_cifar10", recipe=SMALL, **data)
+    first = begin(tmp_path / "first")
+    kw, rows = dict(start=first, seed=3), []
+    whole = begin(tmp_path / "whole", report=rows.append, **kw)
+    begin(tmp_path / "parts", stop_after=1, **kw)
+    parts = begin(tmp_path / "parts", **kw)
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True)
+    )
+    begin(tmp_path / "fresh", report=rows.append, seed=3)
+    assert rows[0]["loss"] < rows[len(rows) // 2]["loss"] - 0.1
+
+
 def test_interrupted_write_leaves_the_old_checkpoint(tmp_path, data, monkeypatch):
     train("mixer_pico_cifar10", tmp_path, recipe=SMALL, stop_after=1, **data)
     before = (tmp_path / "checkpoint.pt").read_bytes()
