@@ -325,16 +325,9 @@ def train(
                     run.loss, run.seconds = 0.0, 0.0
                 if watch is not None:
                     moment = Moment(
-                        run.step,
-                        total,
-                        epoch,
-                        loss,
-                        share,
-                        seconds,
-                        run.best,
-                        run.snapshots,
-                        run.log,
-                    )
+                        run.step, total, epoch, loss, share, seconds,
+                        run.best, run.snapshots, run.log,
+                    )  # fmt: skip
                     stop = bool(team.first(partial(watch, moment)))
                 if ends or stop or time.monotonic() - saved_at > save_every:
                     save()

@@ -46,7 +46,9 @@ def test_model_card_adds_up(name):
     assert confusion.diag().sum().item() / 10_000 == pytest.approx(card["test_accuracy"])
     with data_path(f"{name}_log.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == card["recipe"]["epochs"]
+    trainings = [*card.get("earlier", []), card]
+    assert len(rows) == sum(trained["recipe"]["epochs"] for trained in trainings)
+    assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     model = ml.load_pretrained(name)
     filters = [ml.filters.token_filters(model, i) for i in range(model.num_blocks)]

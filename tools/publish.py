@@ -4,7 +4,8 @@
 
 Writes data/NAME{.safetensors,.json,.md,_log.csv}, and NAME_snapshots.safetensors where it is small
 enough to come with the project; measures the written file once on all 10,000 test images, and puts
-its sha256 where it is checked.
+its sha256 where it is checked. A run that started from the bundled weights goes on with their log,
+snapshots and card.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import mixer_lite as ml
 from mixer_lite.measures import accuracy, filter_figures, normalize
 from mixer_lite.predict import logits
 from mixer_lite.recipe import RECIPES, Recipe
-from mixer_lite.runs import read_table
+from mixer_lite.runs import read_table, write_table
+from mixer_lite.train import fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_SNAPSHOTS = 3_000_000  # bytes
@@ -41,12 +43,31 @@ def main(run: Path, machine: str) -> None:
     if checkpoint["identity"]["holdout"]:
         raise SystemExit(f"{run} held images out: what is published learns from all of them.")
     cifar = ml.datasets.cifar10()  # before anything is written
+    weights, kept = data / f"{name}.safetensors", data / f"{name}_snapshots.safetensors"
+    log, snapshots = read_table(run / "log.csv"), load_file(run / "snapshots.safetensors")
+    trained = dict(
+        recipe=recipe,
+        seed=checkpoint["identity"]["seed"],
+        bfloat16=checkpoint["identity"]["bfloat16"],
+        machine=machine,
+        training_hours=round(sum(float(row["seconds"]) for row in log) / 3600, 2),
+        torch=torch.__version__.split("+")[0],
+    )
+    earlier: list[dict] = []
+    if start := checkpoint["identity"].get("start"):
+        if start != fingerprint(ml.load_checkpoint(weights)):
+            raise SystemExit(f"{run} did not start from {weights}.")
+        old = json.loads((data / f"{name}.json").read_text(encoding="utf-8"))
+        earlier = [*old.get("earlier", []), {key: old[key] for key in trained}]
+        earlier[-1]["test_accuracy"] = old["test_accuracy"]
+        log = _after(read_table(data / f"{name}_log.csv"), log)
+        snapshots = _joined(load_file(kept), snapshots)
+
     full = ml.load_checkpoint(run / "weights.safetensors")
-    weights = data / f"{name}.safetensors"
     ml.save_checkpoint(full, weights, dtype=torch.float16)
-    shutil.copy(run / "log.csv", data / f"{name}_log.csv")
-    if (run / "snapshots.safetensors").stat().st_size <= MAX_SNAPSHOTS:
-        shutil.copy(run / "snapshots.safetensors", data / f"{name}_snapshots.safetensors")
+    write_table(data / f"{name}_log.csv", log, list(log[-1]))
+    if sum(tensor.nbytes for tensor in snapshots.values()) <= MAX_SNAPSHOTS:
+        save_file(snapshots, kept)
 
     model = ml.load_checkpoint(weights)
     out = logits(model, cifar.test_images, batch_size=250)
@@ -55,12 +76,11 @@ def main(run: Path, machine: str) -> None:
     confusion = torch.zeros(10, 10, dtype=torch.int64)
     confusion.index_put_((cifar.test_labels, guess), torch.tensor(1), accumulate=True)
     assert model.config is not None
-    some = torch.arange(0, 50_000, 10)  # every tenth training image, as it is
+    some = torch.arange(0, len(cifar.train_images), 10)  # every tenth training image, as it is
     seen = normalize(cifar.train_images[some], model.config.mean, model.config.std)
     images, labels = ml.datasets.cifar10_sample()
     on_slice = (logits(model, images, batch_size=250).argmax(1) == labels).float().mean().item()
     smooth, varied = filter_figures(model)
-    log = read_table(run / "log.csv")
     card = dict(
         name=name,
         parameters=sum(p.numel() for p in model.parameters()),
@@ -74,12 +94,8 @@ def main(run: Path, machine: str) -> None:
         smoothness=[round(v, 4) for v in smooth],
         variety=[round(v, 4) for v in varied],
         confusion=confusion.tolist(),
-        recipe=recipe,
-        seed=checkpoint["identity"]["seed"],
-        bfloat16=checkpoint["identity"]["bfloat16"],
-        machine=machine,
-        training_hours=round(sum(float(row["seconds"]) for row in log) / 3600, 2),
-        torch=torch.__version__.split("+")[0],
+        **trained,
+        **(dict(earlier=earlier) if earlier else {}),
     )
     (data / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     (data / f"{name}.md").write_text(_markdown(card, log, model), encoding="utf-8")
@@ -88,12 +104,48 @@ def main(run: Path, machine: str) -> None:
           f"smoothness {_mean(smooth):.3f}, variety {_mean(varied):.3f}")  # fmt: skip
 
 
-def _command(card: dict) -> str:
-    usual = asdict(RECIPES.get(card["name"], Recipe()))
-    choices = [f"--set {k}={v}" for k, v in card["recipe"].items() if v != usual[k]]
-    words = ["mixer-lite train", card["name"], *choices]
-    words += ["--bfloat16"] * card["bfloat16"] + [f"--seed {card['seed']}"] * bool(card["seed"])
-    return " ".join(words)
+def _after(old: list[dict[str, str]], new: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Both logs as one, whose epochs and steps go on."""
+    epochs, steps = (int(old[-1][key]) for key in ("epoch", "steps"))
+    on = [row | dict(epoch=str(int(row["epoch"]) + epochs), steps=str(int(row["steps"]) + steps))
+          for row in new]  # fmt: skip
+    return [*old, *on]
+
+
+def _joined(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Both runs' snapshots as one's, no more than the old ones.
+
+    The second run's first is the first run's last. Of the old ones every second is left out, from
+    the latest on, for filters change most in the beginning.
+    """
+    count, last = len(old["step"]), int(old["step"][-1])
+    leave_out = {count - 2 * (i + 1) for i in range(len(new["step"]) - 1)}
+    stay = [i for i in range(count) if i not in leave_out]
+    joined = {k: torch.cat([old[k][stay], new[k][1:]]) for k in ("fc1", "fc2")}
+    return joined | dict(step=torch.cat([old["step"][stay], new["step"][1:] + last]))
+
+
+def _command(name: str, trained: dict, start: str = "") -> str:
+    usual = asdict(RECIPES.get(name, Recipe()))
+    choices = [f"--set {k}={v}" for k, v in trained["recipe"].items() if v != usual[k]]
+    words = ["mixer-lite train", name, *[f"--start {start}"] * bool(start), *choices]
+    words += ["--bfloat16"] * trained["bfloat16"]
+    return " ".join(words + [f"--seed {trained['seed']}"] * bool(trained["seed"]))
+
+
+def _trainings(card: dict) -> str:
+    """How the weights were made, in a paragraph."""
+    parts, start = [], ""
+    for i, trained in enumerate([*card.get("earlier", []), card]):
+        first = "from random weights" if not i else "then from these weights"
+        reached = f", to {trained['test_accuracy']:.2%}" if trained is not card else ""
+        command = _command(card["name"], trained, start)
+        parts.append(
+            f"{first}, seed {trained['seed']}, with `{command}`: {trained['training_hours']} hours "
+            f"on {trained['machine']}, PyTorch {trained['torch']}{reached}"
+        )
+        start = f"run{i + 1}/weights.safetensors"
+    return "; ".join(parts)
 
 
 def _markdown(card: dict, log: list[dict[str, str]], model: ml.MlpMixer) -> str:
@@ -131,10 +183,9 @@ def _markdown(card: dict, log: list[dict[str, str]], model: ml.MlpMixer) -> str:
         "",
         "## Training",
         "",
-        f"On CIFAR-10's 50,000 training images (Krizhevsky 2009), from random weights, seed "
-        f"{card['seed']}, with `{_command(card)}`:"
-        f" {card['training_hours']} hours on {card['machine']}, PyTorch {card['torch']}. The "
-        "test images took no part in any choice. `mixer_lite/recipe.py` explains each setting:",
+        f"On CIFAR-10's 50,000 training images (Krizhevsky 2009), {_trainings(card)}. The test "
+        "images took no part in any choice. `mixer_lite/recipe.py` explains each setting"
+        + (", here of the last training:" if card.get("earlier") else ":"),
         "",
         "```",
         *(f"{k} = {v}" for k, v in card["recipe"].items()),

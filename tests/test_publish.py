@@ -1,0 +1,109 @@
+"""The tool that turns a finished run into bundled weights and their card."""
+
+import hashlib
+import importlib.util
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import SMALL
+
+import mixer_lite as ml
+from mixer_lite.datasets import Cifar10, cifar10_sample
+from mixer_lite.runs import read_table
+from mixer_lite.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "mixer_pico_cifar10"
+RECIPE = replace(SMALL, epochs=2, snapshots=5)
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """The tool, on a project of its own and 500 images."""
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "tools/publish.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    images, labels = cifar10_sample()
+    monkeypatch.setattr(
+        "mixer_lite.datasets.cifar10", lambda: Cifar10(images, labels, images, labels)
+    )
+    monkeypatch.setattr(tool, "ROOT", tmp_path / "project")
+    for name in ("data/README.md", "mixer_lite/pretrained.py"):
+        (tmp_path / "project" / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / name, tmp_path / "project" / name)
+    return tool
+
+
+def run(folder, images=160, **settings):
+    pixels, labels = cifar10_sample()
+    given = dict(recipe=RECIPE) | settings
+    return train(NAME, folder, images=pixels[:images], labels=labels[:images], **given)
+
+
+def test_a_run_and_one_that_goes_on_from_it(publish, tmp_path, capsys):
+    data, files = publish.ROOT / "data", {}
+    first, second = tmp_path / "first", tmp_path / "second"
+    trained = run(first, seed=3)
+    publish.main(first, "one machine")
+    old = json.loads((data / f"{NAME}.json").read_text(encoding="utf-8"))
+    shipped = ml.load_checkpoint(data / f"{NAME}.safetensors")
+    for a, b in zip(trained.parameters(), shipped.parameters(), strict=True):
+        assert torch.equal(a.half().float(), b)
+    out = ml.predict(shipped, list(cifar10_sample()[0]), top_k=1)
+    right = sum(p[0].index == y for p, y in zip(out, cifar10_sample()[1].tolist(), strict=True))
+    assert old["test_accuracy"] == old["slice_accuracy"] == right / 500
+    assert "earlier" not in old and old["seed"] == 3 and old["machine"] == "one machine"
+    before = load_file(data / f"{NAME}_snapshots.safetensors")
+
+    run(second, start=shipped, recipe=replace(RECIPE, epochs=3, snapshots=3, token_lr=0.001))
+    publish.main(second, "another")
+    card = json.loads((data / f"{NAME}.json").read_text(encoding="utf-8"))
+    assert card["earlier"] == [
+        {k: old[k] for k in ("recipe", "seed", "bfloat16", "machine", "training_hours", "torch")}
+        | dict(test_accuracy=old["test_accuracy"])
+    ]
+    log = read_table(data / f"{NAME}_log.csv")
+    assert [(row["epoch"], row["steps"]) for row in log] == [
+        (str(i), str(i * (160 // RECIPE.batch_size))) for i in range(1, 6)
+    ]
+    kept, new = (load_file(path) for path in (data / f"{NAME}_snapshots.safetensors",
+                                              second / "snapshots.safetensors"))  # fmt: skip
+    steps = before["step"].tolist()
+    # As many as before: of the old five, the second last and the one two before it have gone.
+    assert len(steps) == len(kept["step"]) == 5
+    stay = [0, 2, 4]
+    assert kept["step"].tolist() == [
+        *(steps[i] for i in stay), *(steps[-1] + s for s in new["step"].tolist()[1:])
+    ]  # fmt: skip
+    for key in ("fc1", "fc2"):
+        assert torch.equal(kept[key], torch.cat([before[key][stay], new[key][1:]]))
+    page = (data / f"{NAME}.md").read_text(encoding="utf-8")
+    assert "from random weights, seed 3, with `mixer-lite train mixer_pico_cifar10 " in page
+    assert f"on one machine, PyTorch {old['torch']}, to {old['test_accuracy']:.2%}; then" in page
+    assert "--start run1/weights.safetensors" in page and "token_lr = 0.001" in page
+    rows = (data / "README.md").read_text(encoding="utf-8").splitlines()
+    listed = {row.split(" | ")[0][2:]: row.split(" | ")[1] for row in rows if f"| {NAME}" in row}
+    files = {path.name: path for path in data.glob(f"{NAME}*")}
+    assert listed == {n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in files.items()}
+    assert len(files) == 5
+    assert re.findall(r"test accuracy [\d.]+%", capsys.readouterr().out)
+
+
+def test_what_is_not_published(publish, tmp_path):
+    run(tmp_path / "half", stop_after=1)
+    with pytest.raises(SystemExit, match="is not finished: 1 epochs are done"):
+        publish.main(tmp_path / "half", "a machine")
+    run(tmp_path / "held", holdout=32)
+    with pytest.raises(SystemExit, match="held images out"):
+        publish.main(tmp_path / "held", "a machine")
+    first = run(tmp_path / "first")
+    publish.main(tmp_path / "first", "a machine")
+    run(tmp_path / "on", start=first)  # in float32, and the bundled file has half of the bits
+    with pytest.raises(SystemExit, match=r"on did not start from .*mixer_pico_cifar10.safetensors"):
+        publish.main(tmp_path / "on", "a machine")
