@@ -19,6 +19,7 @@ from mixer_lite.resources import notebooks_path
 
 if TYPE_CHECKING:
     from mixer_lite.model import MlpMixer
+    from mixer_lite.specs import ModelConfig
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     train.add_argument(
         "--start",
         metavar="WEIGHTS",
-        help="weights to start from instead of random ones: a name that 'models' lists, or a file",
+        help="weights to start from instead of random ones: the name of trained ones that "
+        "'models' lists, a file of weights, or the folder of a run",
     )
     train.add_argument("--epochs", type=int, help="passes over the images (default: the recipe's)")
     train.add_argument(
@@ -165,7 +167,15 @@ def _lab(folder: Path | None, rest: list[str]) -> int:
 def _trained(name: str) -> MlpMixer:
     import mixer_lite as ml
 
-    return ml.load_checkpoint(name) if Path(name).is_file() else ml.load_pretrained(name)
+    path = Path(name) / "weights.safetensors" if Path(name).is_dir() else Path(name)
+    if path.is_file():
+        return ml.load_checkpoint(path)
+    if path.suffix in (".safetensors", ".pt", ".pth", ".npz", ".bin"):
+        raise FileNotFoundError(
+            f"There is no file {path}: give one of weights, or a name that 'mixer-lite models' "
+            f"lists under trained weights."
+        )
+    return ml.load_pretrained(name)
 
 
 def _predict(images: list[Path], name: str, top_k: int) -> int:
@@ -250,16 +260,19 @@ def _train(args: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
     from mixer_lite.datasets import cifar10
-    from mixer_lite.predict import logits
+    from mixer_lite.measures import accuracy, normalize
     from mixer_lite.recipe import RECIPES, Recipe, with_choices
-    from mixer_lite.specs import spec
-    from mixer_lite.train import train
+    from mixer_lite.specs import create_model, spec
+    from mixer_lite.train import check_start, train
 
     spec(args.name)  # raises before anything is fetched
     recipe = with_choices(RECIPES.get(args.name, Recipe()), args.set)
     if args.epochs is not None:
         recipe = replace(recipe, epochs=args.epochs)
     start = None if args.start is None else _trained(args.start)
+    if start is not None:
+        with torch.device("meta"):
+            check_start(create_model(args.name), start)
     out = args.out or Path("runs") / args.name
     first = not int(os.environ.get("RANK", 0))
     about: dict[str, Any] = {}
@@ -269,9 +282,8 @@ def _train(args: argparse.Namespace) -> int:
         images, labels = data.train_images, data.train_labels
         test = (data.test_images, data.test_labels)
     else:
-        images, labels, about, test = _own_images(args.data, args.name, out, first)
-        if start is not None and start.config is not None:
-            about |= dict(mean=start.config.mean, std=start.config.std)  # as it knows images
+        known = None if start is None else start.config
+        images, labels, about, test = _own_images(args.data, args.name, known, out, first)
     # Several processes could not agree on the step to stop after: there the signal ends them.
     alone = "WORLD_SIZE" not in os.environ
     with _stopped_by_hand() if alone else nullcontext(lambda: False) as stopped:
@@ -296,7 +308,12 @@ def _train(args: argparse.Namespace) -> int:
         print("mixer-lite: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
     if first and test is not None:
-        right = (logits(model, test[0], batch_size=250).argmax(1) == test[1]).float().mean()
+        config, device = model.config, next(model.parameters()).device
+        assert config is not None  # train() gave it one
+        right = accuracy(
+            model, test[0], test[1].to(device),
+            prepare=lambda x: normalize(x.to(device), config.mean, config.std),
+        )  # fmt: skip
         print(f"Accuracy on the {len(test[1]):,} test images: {right:.2%}.")
     if first:
         print(f"Weights, filter snapshots and the log are in {out}.")
@@ -304,7 +321,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _own_images(
-    data: str, name: str, out: Path, progress: bool
+    data: str, name: str, known: ModelConfig | None, out: Path, progress: bool
 ) -> tuple[Any, Any, dict[str, Any], Any]:
     # Training images and labels, what train() is to know of them, test images and labels or None.
     from mixer_lite.datasets import Folder, channel_statistics, hub_images, image_folder
@@ -313,10 +330,13 @@ def _own_images(
 
     config = create_model(name).config
     assert config is not None  # named models have one
+    if known:  # as the weights to start from have learned to see
+        ways = ("mean", "std", "interpolation", "crop", "resize")
+        config = replace(config, **{way: getattr(known, way) for way in ways})
     hub = data.startswith(HUB)
 
     def part(split: str) -> Folder:
-        keep = out / f"{split}.images"  # of more images than memory takes
+        keep = out / split  # where images lie that memory does not take
         if hub:
             return hub_images(data, split, config, progress, keep)
         return image_folder(Path(data) / split, config, progress, keep)
@@ -330,7 +350,7 @@ def _own_images(
                 print(f"{error} So the model will not be tested.", file=sys.stderr)
     if other is not None and other.class_names != found.class_names:
         raise ValueError(f"{data}/test holds other classes than {data}/train.")
-    mean, std = channel_statistics(found.images)
+    mean, std = (known.mean, known.std) if known else channel_statistics(found.images)
     source = data if hub else Path(data).name
     about = dict(class_names=found.class_names, mean=mean, std=std, source=source)
     return found.images, found.labels, about, other and (other.images, other.labels)

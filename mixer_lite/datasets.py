@@ -6,6 +6,7 @@ and 3072 pixel bytes an image, and held to the digests of those files.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import io
@@ -169,8 +170,9 @@ def image_folder(
         folder: holds a folder of images for each class.
         config: of the model that will see them.
         progress: show a bar.
-        keep: a file for images that are more than memory takes: they stay on the disk, and a part
-            is read when it is asked for. It is used again while the images are the same ones.
+        keep: where images that are more than memory takes lie instead, in a file whose name
+            begins so: a part is read when it is asked for. The file is used again while the images
+            are the same ones.
 
     Raises:
         FileNotFoundError: there is no such folder, or no class folder in it, or an empty one.
@@ -198,7 +200,7 @@ def image_folder(
     def state() -> Iterator[str]:
         for path, _ in listed.samples:
             facts = os.stat(path)
-            yield f"{path} {facts.st_size} {facts.st_mtime_ns}"
+            yield f"{os.path.relpath(path, folder)} {facts.st_size} {facts.st_mtime_ns}"
 
     images = _as_bytes(open_one, len(listed), config, str(folder), progress, keep, state)
     return Folder(images, torch.tensor(listed.targets), tuple(listed.classes))
@@ -241,20 +243,27 @@ def _as_bytes(
     needed, free = math.prod(shape), psutil.virtual_memory().available
     unchanged = replace(config, mean=(0.0,) * 3, std=(1.0,) * 3)
 
-    def fill(images: Tensor) -> Tensor:
-        def read(number: int) -> None:
-            pixels = prepare(open_one(number), unchanged)  # in 0..1
-            images[number] = (pixels * 255).round().to(torch.uint8)
+    def read(number: int) -> Tensor:
+        pixels = prepare(open_one(number), unchanged)  # in 0..1
+        return (pixels * 255).round().to(torch.uint8)
 
-        with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside Python's lock
-            quiet = None if bar else True
-            rows = pool.map(read, range(count))
-            for _ in tqdm(rows, desc=where, total=count, unit="image", disable=quiet):
-                pass
+    def all_of_them() -> Iterator[Tensor]:
+        quiet = None if bar else True
+        with (
+            ThreadPoolExecutor(usable_cores()) as pool,  # Pillow decodes outside Python's lock
+            tqdm(desc=where, total=count, unit="image", disable=quiet) as done,
+        ):
+            for first in range(0, count, 1000):  # lest those read before their turn pile up
+                for image in pool.map(read, range(first, min(first + 1000, count))):
+                    yield image
+                    done.update()
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that need as much
+    if needed * here <= free * 0.8:
+        images = torch.empty(shape, dtype=torch.uint8)
+        for place, image in zip(images, all_of_them(), strict=True):
+            place.copy_(image)
         return images
-
-    if needed <= free * 0.8 and not (keep and keep.exists()):
-        return fill(torch.empty(shape, dtype=torch.uint8))
     size = f"take {needed / 1e9:.1f} GB at {config.image_size} x {config.image_size} pixels"
     if keep is None:
         raise ValueError(
@@ -262,44 +271,45 @@ def _as_bytes(
             f"take fewer images, or a model for smaller ones."
         )
     facts = (repr((shape, config.crop, config.interpolation, config.resize)), *state())
-    return _on_disk(keep, shape, "\n".join(facts), f"The {count:,} images of {where} {size}", fill)
+    digest = hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()
+    path = keep.with_name(f"{keep.name}.{digest[:12]}.images")
+    _write_once(path, needed, f"The {count:,} images of {where} {size}", all_of_them)
+    return torch.from_file(str(path), shared=True, size=needed, dtype=torch.uint8).view(shape)
 
 
-def _on_disk(
-    path: Path, shape: tuple[int, ...], facts: str, what: str, fill: Callable[[Tensor], Any]
-) -> Tensor:
-    # Bytes that lie in a file and look like any tensor; filled unless a whole file has these facts.
+def _write_once(
+    path: Path, size: int, what: str, all_of_them: Callable[[], Iterable[Tensor]]
+) -> None:
+    # A file of images, which is under its name only when it is whole.
     from filelock import FileLock
 
-    from mixer_lite.runs import say
+    from mixer_lite.runs import make_folder, say
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size, mark = math.prod(shape), path.with_suffix(".sha256")
-    digest = hashlib.sha256(facts.encode()).hexdigest()
-    with FileLock(path.with_suffix(".lock")):  # of several processes, one fills it
-        whole = mark.exists() and mark.read_text(encoding="utf-8") == digest
-        if not (whole and path.exists() and path.stat().st_size == size):
-            mark.unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-            free = shutil.disk_usage(path.parent).free
-            if size > free * 0.95:
-                raise ValueError(
-                    f"{what}: more than is free of memory, and {path.parent} has "
-                    f"{free / 1e9:.1f} GB left: free some space, or take fewer images."
-                )
-            say(f"{what}: more than is free of memory, so they are kept in {path}.")
-            with path.open("wb") as file:
-                if hasattr(os, "posix_fallocate"):  # a full disk is an error now and no crash later
-                    os.posix_fallocate(file.fileno(), 0, size)
-            fill(_mapped(path, shape))
-            mark.write_text(digest, encoding="utf-8")
-    return _mapped(path, shape)
-
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
-    # Changes reach the file, which is made where there is none.
-    size = math.prod(shape)
-    return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8).view(shape)
+    make_folder(path.parent)
+    with FileLock(path.with_suffix(".lock")):  # of several processes, one writes it
+        if path.exists() and path.stat().st_size == size:
+            return
+        free = shutil.disk_usage(path.parent).free
+        if size > free * 0.95:
+            raise ValueError(
+                f"{what}: more than is free of memory, and {path.parent} has {free / 1e9:.1f} GB "
+                f"left: free some space, or take fewer images."
+            )
+        say(f"{what}: more than is free of memory, so they are kept in {path}. "
+            f"Delete it when the run is done.")  # fmt: skip
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                for image in all_of_them():
+                    file.write(image.numpy().tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException as error:
+            partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ValueError(f"{what}, and {path.parent} is full: free some space.") from error
+            raise
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -24,16 +24,18 @@ def accuracy(
     labels: Tensor,
     batch_size: int = 250,
     each: Callable[..., Iterable[int]] = map,
+    prepare: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> float:
     """Share of images whose highest logit is the right class; images are normalised floats.
 
     ``each`` is how to go over the batches: :meth:`mixer_lite.workers.Workers.each` takes all cores.
+    ``prepare`` makes a batch what the model takes, for images that are still bytes.
     """
 
     @torch.no_grad()
     def count(batch: tuple[Tensor, Tensor]) -> int:
         x, y = batch
-        return int((model(x).argmax(1) == y).sum())
+        return int((model(prepare(x)).argmax(1) == y).sum())
 
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     return sum(each(count, batches)) / len(labels)

@@ -143,6 +143,18 @@ class Run:
             ) from error
 
 
+def make_folder(folder: Path) -> None:
+    """A run's folder, where there is none.
+
+    Raises:
+        OSError: there is a file of that name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise OSError(f"{folder} is or lies in a file: give a folder for the run.") from None
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Let no other program write to a run's folder, which is made where there is none.
@@ -152,10 +164,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise OSError(f"{folder} is or lies in a file: give a folder for the run.") from None
+    make_folder(folder)
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(blocking=False)

@@ -43,9 +43,10 @@ from mixer_lite.runs import (
     alone_in,
     load_state,
     save_state,
+    say,
     write_log,
 )
-from mixer_lite.specs import CIFAR10_CLASSES, create_model
+from mixer_lite.specs import CIFAR10_CLASSES, create_model, list_models, spec
 from mixer_lite.workers import Workers
 
 __all__ = ["RECIPES", "Moment", "Recipe", "train", "train_step"]
@@ -123,34 +124,57 @@ def _average(params: list[nn.Parameter], loss: float, team: Processes) -> float:
     return float(mean)
 
 
-def start_from(model: MlpMixer, trained: MlpMixer, class_names: Sequence[str]) -> None:
-    """Give a model the weights of a trained one; its own head stays where the classes differ.
+_SIZES = ("image_size", "patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim",
+          "channels_mlp_dim", "in_channels")  # fmt: skip
+
+
+def check_start(model: MlpMixer, trained: MlpMixer) -> None:
+    """Whether a model can start from a trained one's weights.
 
     Raises:
         ValueError: their sizes differ.
     """
+    ours, theirs = ({size: getattr(m, size) for size in _SIZES} for m in (model, trained))
+    if ours != theirs:
+        differ = [f"{k} {theirs[k]} and not {ours[k]}" for k in _SIZES if theirs[k] != ours[k]]
+        side = theirs["image_size"][0]
+        alike = [
+            name for name in list_models()
+            if theirs | spec(name) | dict(image_size=(side, side), num_classes=0)
+            == theirs | dict(num_classes=0) and spec(name)["image_size"] == side
+        ]  # fmt: skip
+        other = f", or train {' or '.join(alike)}, which has theirs" if alike else ""
+        raise ValueError(
+            f"The weights to start from have other sizes than the model to train "
+            f"({', '.join(differ)}): choose weights of the same sizes{other}."
+        )
+
+
+def start_from(model: MlpMixer, trained: MlpMixer, class_names: Sequence[str]) -> bool:
+    """Give a model the weights of a trained one; its own head stays where the classes differ.
+
+    Returns:
+        Whether the trained head was taken too.
+
+    Raises:
+        ValueError: their sizes differ.
+    """
+    check_start(model, trained)
+    known = trained.config.class_names if trained.config else ()
+    same = tuple(known) == tuple(class_names)
     weights = trained.state_dict()
-    known = trained.config.class_names if trained.config else None
-    if not known or tuple(known) != tuple(class_names):
-        weights = {k: v for k, v in weights.items() if not k.startswith("head.")}
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for name in shapes.keys() - {"head.weight", "head.bias"} | weights.keys():
-        found = weights[name].shape if name in weights else None
-        if found != shapes.get(name):
-            raise ValueError(
-                f"The weights to start from are of another size: {name} is "
-                f"{_size(found)} there and {_size(shapes.get(name))} in the model to train."
-            )
-    model.load_state_dict(weights, strict=False)
-
-
-def _size(shape: Sequence[int] | None) -> str:
-    return "missing" if shape is None else str(tuple(shape))
+    model.load_state_dict(
+        {k: v for k, v in weights.items() if same or not k.startswith("head.")}, strict=False
+    )
+    return same
 
 
 def fingerprint(model: MlpMixer) -> int:
     """A number that changes with any weight."""
-    return zlib.adler32(b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values()))
+    value = 1
+    for tensor in model.state_dict().values():
+        value = zlib.adler32(tensor.float().cpu().numpy().tobytes(), value)
+    return value
 
 
 def train(
@@ -162,8 +186,8 @@ def train(
     images: Tensor,
     labels: Tensor,
     class_names: Sequence[str] = CIFAR10_CLASSES,
-    mean: tuple[float, float, float] = CIFAR10_MEAN,
-    std: tuple[float, float, float] = CIFAR10_STD,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
     source: str = "CIFAR-10",
     holdout: int = 0,
     seed: int = 0,
@@ -177,7 +201,7 @@ def train(
     watch: Callable[[Moment], bool | None] | None = None,
     build: Callable[..., MlpMixer] = create_model,
 ) -> MlpMixer:
-    """Train a named model from scratch, or go on where ``out`` was left.
+    """Train a named model from random or given weights, or go on where ``out`` was left.
 
     Started by ``torchrun`` or ``accelerate launch``, every process computes its part of each
     batch; the first one alone writes, reports and watches.
@@ -189,11 +213,13 @@ def train(
             ``snapshots.safetensors``.
         recipe: the choices; those of the bundled weights of this name unless given.
         start: a trained model of the same sizes whose weights the run starts from, instead of
-            random ones. It keeps its head if it has the same classes.
+            random ones; its GELU, LayerNorm epsilon and preprocessing come with them, and its head
+            where the classes have the same names.
         images: training images, bytes ``(n, 3, h, w)`` of the model's size.
         labels: their classes ``(n,)``.
         class_names: one name a class.
-        mean, std: of each channel, on a 0-1 scale: what the images are normalised by.
+        mean, std: of each channel, on a 0-1 scale: what the images are normalised by; those of
+            ``start``, or CIFAR-10's, unless given.
         source: what the images are, for the model's own record.
         holdout: so many of the training images are kept out and measured after each epoch.
         seed: of initial weights, order and augmentation.
@@ -226,11 +252,14 @@ def train(
 
     recipe = recipe or RECIPES.get(name, Recipe())
     team = processes(device)
+    known = None if start is None else start.config
+    like_it = {} if start is None else dict(gelu=start.gelu, norm_eps=start.norm_eps)
     with seeded(seed):
-        model = build(name, num_classes=len(class_names))
+        model = build(name, num_classes=len(class_names), **like_it)
         init_weights(model, recipe)
-    if start is not None:
-        start_from(model, start, class_names)
+    new_head = start is not None and not start_from(model, start, class_names)
+    mean = mean or (known.mean if known else CIFAR10_MEAN)
+    std = std or (known.std if known else CIFAR10_STD)
     if min(std) <= 0:
         raise ValueError(f"std must be above 0 in each channel, not {tuple(std)}.")
     steps_per_epoch = _check(model, recipe, images, labels, holdout, team)
@@ -240,7 +269,8 @@ def train(
     model.config = replace(
         model.config, mean=mean, std=std, class_names=tuple(class_names),
         source=f"trained on {source} with Mixer Lite's recipe, {recipe.epochs} epochs, seed {seed}"
-        + (f", from weights {start.config.source}" if start is not None and start.config else ""),
+        + (f", from weights {known.source}" if known else ""),
+        **{k: getattr(known, k) for k in ("interpolation", "crop", "resize") if known},
     )  # fmt: skip
     run = Run(model.to(team.device), recipe)
     split = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -260,6 +290,8 @@ def train(
         state = team.first(lambda: load_state(out, identity))
         if state is not None:
             run.load(state)
+        elif new_head and team.rank == 0:
+            say("The head starts anew, because the weights to start from name other classes.")
 
         saved_at, saved_step = time.monotonic(), run.step
 
@@ -382,7 +414,8 @@ def _check(
                          f"pixels, not {recipe.shift}.")  # fmt: skip
     count, batch = len(images) - holdout, recipe.batch_size
     if count < batch:
-        raise ValueError(f"{count} images are fewer than one batch of {batch}.")
+        raise ValueError(f"{count} images are fewer than one batch of {batch}: choose a smaller "
+                         f"batch_size, or more images.")  # fmt: skip
     if recipe.epochs * (count // batch) < 2:
         raise ValueError("One step is no training, for the learning rate ends at zero: make more "
                          "epochs or smaller batches.")  # fmt: skip

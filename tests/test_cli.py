@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -310,8 +311,16 @@ def test_train_starts_from_bundled_weights_and_from_a_file(tmp_path, capsys):
         assert (model.config.mean, model.config.std) == (nano.config.mean, nano.config.std)
         assert list(model.config.class_names) == names
     capsys.readouterr()
-    assert cli.main([*arguments, "mixer_nano_cifar11", "--out", str(tmp_path / "none")]) == 1
-    assert "Did you mean" in capsys.readouterr().err
+    folder = tmp_path / "again"  # the folder of a run stands for its weights
+    assert cli.main([*arguments, str(once), "--out", str(folder)]) == 0
+    for given, words in (
+        ("mixer_nano_cifar11", "Did you mean"),
+        ("weights.pth", "There is no file weights.pth: give one of weights, or a name that"),
+        ("mixer_grid16_cifar10", "The weights to start from have other sizes"),
+    ):
+        capsys.readouterr()
+        assert cli.main([*arguments, given, "--out", str(tmp_path / "none")]) == 1
+        assert words in capsys.readouterr().err
 
 
 def test_train_on_more_images_than_memory_takes_gives_the_same_weights(tmp_path, monkeypatch):
@@ -327,8 +336,35 @@ def test_train_on_more_images_than_memory_takes_gives_the_same_weights(tmp_path,
     assert cli.main([*arguments, str(disk)]) == 0
     one, two = (load_file(run / "weights.safetensors") for run in (here, disk))
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    assert (disk / "train.images").stat().st_size == 60 * 3 * 32 * 32
-    assert not (here / "train.images").exists()
+    (file,) = disk.glob("train.*.images")
+    assert file.stat().st_size == 60 * 3 * 32 * 32 and not list(here.glob("*.images"))
+
+
+def test_test_images_are_prepared_once(tmp_path, monkeypatch, capsys):
+    # A model whose preprocessing cuts a margin off, and pictures whose class the margin shows.
+    square = np.full((40, 40, 3), 128, dtype=np.uint8)
+    for i in range(40):
+        for split in ("train", "test"):
+            folder = tmp_path / split / ("dark", "light")[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = square.copy()
+            picture[4:36, 4:36] = 255 * (i % 2)  # a crop to 0.8 leaves this: 32 x 32 pixels
+            picture[5:35, 5:35] = 128  # of which the outermost tell the class
+            Image.fromarray(picture).save(folder / f"{i}.png")
+    start = ml.create_model("mixer_femto_cifar10")
+    start.config = replace(start.config, crop=0.8)
+    ml.save_checkpoint(start, tmp_path / "start.safetensors")
+    out = tmp_path / "run"
+    arguments = ["train", "mixer_femto_cifar10", "--data", str(tmp_path), "--epochs", "6", "--out"]
+    arguments += [str(out), "--start", str(tmp_path / "start.safetensors"), "--set=batch_size=10"]
+    arguments += [f"--set={choice}=0" for choice in ("shift", "auto_augment", "cutmix")]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    model = load_checkpoint(out / "weights.safetensors")
+    paths = sorted((tmp_path / "test").rglob("*.png"))
+    right = [p[0].label == path.parent.name for p, path in
+             zip(ml.predict(model, paths, top_k=1), paths, strict=True)]  # fmt: skip
+    assert sum(right) == 40 and "Accuracy on the 40 test images: 100.00%." in said
 
 
 def test_train_stopped_by_hand_goes_on(tmp_path, monkeypatch, capsys):

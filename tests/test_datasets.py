@@ -1,5 +1,6 @@
 """CIFAR-10's sources, stood in for by a server on 127.0.0.1 and small files of the same layout."""
 
+import errno
 import hashlib
 import http.server
 import io
@@ -439,43 +440,102 @@ def test_image_folder_that_cannot_be_used_is_said(tmp_path, monkeypatch):
         datasets.image_folder(folder, replace(CONFIG, image_size=63_246))
 
 
-def test_images_that_memory_does_not_take_stay_on_the_disk(tmp_path, monkeypatch, capsys):
-    folder, keep = tmp_path / "pictures", tmp_path / "run" / "train.images"
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """A folder of three, and the list of those that were opened."""
     rng = np.random.default_rng(2)
     for name in ("ant/a.png", "cat/a.png", "cat/b.png"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / name)
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / name)
     opened = []
     monkeypatch.setattr(
         datasets, "open_image", lambda path: opened.append(path) or open_image(path)
     )
-    find = partial(datasets.image_folder, folder, CONFIG, False)
-    in_memory = find(keep=keep)
-    assert not keep.parent.exists() and len(opened) == 3  # there is room: no file
-    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=5000))
-    on_disk = find(keep=keep)
-    assert "The 3 images of" in (said := capsys.readouterr().err) and str(keep) in said
-    assert torch.equal(on_disk.images, in_memory.images) and len(opened) == 6
-    assert keep.read_bytes() == in_memory.images.numpy().tobytes()
+    return tmp_path / "pictures", opened
+
+
+def small_memory(monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=1000))
+
+
+def test_images_that_memory_does_not_take_stay_on_the_disk(tmp_path, monkeypatch, capsys, pictures):
+    folder, opened = pictures
+    run = tmp_path / "run"
+    find = partial(datasets.image_folder, folder, CONFIG, False, run / "train")
+    in_memory = find()
+    assert not run.exists() and len(opened) == 3  # there is room: no file
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000000000000")  # and none for so many processes
+    assert torch.equal(find().images, in_memory.images)
+    (made,) = run.glob("*.images")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    made.unlink()
+    capsys.readouterr()
+    small_memory(monkeypatch)
+    on_disk = find()
+    (file,) = run.glob("*.images")
+    said = capsys.readouterr().err
+    assert "The 3 images of" in said and f"kept in {file}. Delete it when" in said
+    assert torch.equal(on_disk.images, in_memory.images) and len(opened) == 9
+    assert file.read_bytes() == in_memory.images.numpy().tobytes()
     assert torch.equal(on_disk.images[[2, 0]], in_memory.images[[2, 0]])
 
-    # Again: nothing is decoded. Another picture, another size, half a file: all anew.
-    assert torch.equal(find(keep=keep).images, in_memory.images) and len(opened) == 6
+    # Again, by another path to the same pictures: nothing is decoded.
+    monkeypatch.chdir(tmp_path)
+    again = datasets.image_folder("pictures", CONFIG, False, run / "train")
+    assert torch.equal(again.images, in_memory.images) and len(opened) == 9
+    # Another picture and another size have files of their own.
     Image.new("RGB", (40, 50), "red").save(folder / "cat/a.png")
-    assert find(keep=keep).images[1, :, 5, 5].tolist() == [255, 0, 0] and len(opened) == 9
-    smaller = datasets.image_folder(folder, replace(CONFIG, image_size=20), False, keep)
-    assert smaller.images.shape == (3, 3, 20, 20) and len(opened) == 12
-    wanted = smaller.images.clone()  # the other is the file, which is now cut short
-    keep.write_bytes(keep.read_bytes()[:-1])
-    again = datasets.image_folder(folder, replace(CONFIG, image_size=20), False, keep)
-    assert torch.equal(again.images, wanted) and len(opened) == 15
+    assert find().images[1, :, 5, 5].tolist() == [255, 0, 0] and len(opened) == 12
+    smaller = datasets.image_folder(folder, replace(CONFIG, image_size=20), False, run / "train")
+    assert smaller.images.shape == (3, 3, 20, 20) and len(list(run.glob("*.images"))) == 3
+    assert torch.equal(on_disk.images, in_memory.images)
+
+
+def test_a_file_of_images_is_whole_or_not_there(tmp_path, monkeypatch, pictures):
+    folder, opened = pictures
+    run = tmp_path / "run"
+    small_memory(monkeypatch)
+    find = partial(datasets.image_folder, folder, CONFIG, False, run / "train")
     (folder / "cat/c.png").write_text("no image", encoding="utf-8")
-    for _ in range(2):  # a file that was left half filled is not taken for a whole one
+    for _ in range(2):
         with pytest.raises(ValueError, match=r"Cannot read .*c.png"):
-            find(keep=keep)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match=r"run has 0\.0 GB left: free some space"):
-        find(keep=keep)
+            find()
+        assert [path.suffix for path in run.iterdir()] == [".lock"]
+    (folder / "cat/c.png").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=1000))
+        with pytest.raises(ValueError, match=r"run has 0\.0 GB left: free some space"):
+            find()
+    with monkeypatch.context() as patch:
+
+        def full(_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr("os.fsync", full)
+        with pytest.raises(ValueError, match="run is full: free some space"):
+            find()
+    assert [path.suffix for path in run.iterdir()] == [".lock", ".lock"]
+    opened.clear()
+    seen = []
+    # Two at once: one of them decodes.
+    both = [threading.Thread(target=lambda: seen.append(find().images)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert torch.equal(*seen) and len(opened) == 3
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(OSError, match="is or lies in a file: give a folder for the run"):
+        datasets.image_folder(folder, CONFIG, False, tmp_path / "file" / "train")
+
+
+def test_names_that_are_no_unicode(tmp_path, monkeypatch, pictures):
+    folder, _ = pictures
+    os.rename(folder / "cat/b.png", os.fsencode(folder) + b"/cat/\xff.png")
+    small_memory(monkeypatch)
+    found = datasets.image_folder(folder, CONFIG, False, tmp_path / "run" / "train")
+    assert found.images.shape == (3, 3, 24, 24)
 
 
 def test_channel_statistics_are_numpys():

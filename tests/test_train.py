@@ -196,8 +196,35 @@ def test_a_run_starts_from_the_weights_it_is_given(tmp_path, data):
         begin(tmp_path / "again", start=other, seed=7, **data)
     with pytest.raises(ValueError, match=r"other settings \(other weights to start from\)"):
         begin(tmp_path / "again", seed=7, **data)
-    with pytest.raises(ValueError, match=r"start from are of another size: .* is .* in the model"):
+    words = (
+        r"other sizes than the model to train \(num_blocks 4 and not 8.*\): "
+        r"choose weights of the same sizes, or train mixer_pico_cifar10, which has theirs"
+    )
+    with pytest.raises(ValueError, match=words):
         train("mixer_nano_cifar10", tmp_path / "nano", start=first, **data)
+
+
+def test_a_start_brings_its_dialect_and_preprocessing(tmp_path, data, capsys):
+    first = create_model("mixer_femto_cifar10", gelu="tanh", norm_eps=1e-5, num_classes=10)
+    first.config = replace(
+        first.config, mean=(0.3, 0.4, 0.5), std=(0.1, 0.2, 0.3), crop=0.9, resize="opencv",
+        interpolation="bilinear", source="made by hand",
+    )  # fmt: skip
+    kw = dict(recipe=replace(SMALL, epochs=1), start=first, **data)
+    model = train("mixer_femto_cifar10", tmp_path / "run", **kw)
+    assert (model.gelu, model.norm_eps) == ("tanh", 1e-5)
+    for how in ("mean", "std", "crop", "resize", "interpolation"):
+        assert getattr(model.config, how) == getattr(first.config, how)
+    saved = load_checkpoint(tmp_path / "run" / "weights.safetensors")
+    assert saved.config == model.config and saved.gelu == "tanh"
+    assert "head starts anew" not in capsys.readouterr().err
+    own = train("mixer_femto_cifar10", tmp_path / "own", mean=(0.5,) * 3, **kw)
+    assert own.config.mean == (0.5,) * 3 and own.config.std == (0.1, 0.2, 0.3)
+    train("mixer_femto_cifar10", tmp_path / "other", class_names=list("abcdefghij"), **kw)
+    assert "The head starts anew, because the weights to start from name other" in (
+        capsys.readouterr().err
+    )
+    train("mixer_femto_cifar10", tmp_path / "half", **(kw | dict(start=first.bfloat16())))
 
 
 def test_a_start_goes_on_after_an_interruption_and_is_better_than_none(tmp_path, data):
