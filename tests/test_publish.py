@@ -75,14 +75,13 @@ def test_a_run_and_one_that_goes_on_from_it(publish, tmp_path, capsys):
     kept, new = (load_file(path) for path in (data / f"{NAME}_snapshots.safetensors",
                                               second / "snapshots.safetensors"))  # fmt: skip
     steps = before["step"].tolist()
-    # As many as before: of the old five, the second last and the one two before it have gone.
-    assert len(steps) == len(kept["step"]) == 5
-    stay = [0, 2, 4]
-    assert kept["step"].tolist() == [
-        *(steps[i] for i in stay), *(steps[-1] + s for s in new["step"].tolist()[1:])
-    ]  # fmt: skip
+    # As many as before: of the seven, the second last and the one two before it have gone.
+    assert len(steps) == len(kept["step"]) == 5 and len(new["step"]) == 3
+    both = [*steps, *(steps[-1] + step for step in new["step"].tolist()[1:])]
+    stay = [0, 1, 2, 4, 6]
+    assert kept["step"].tolist() == [both[i] for i in stay]
     for key in ("fc1", "fc2"):
-        assert torch.equal(kept[key], torch.cat([before[key][stay], new[key][1:]]))
+        assert torch.equal(kept[key], torch.cat([before[key], new[key][1:]])[stay])
     page = (data / f"{NAME}.md").read_text(encoding="utf-8")
     assert "from random weights, seed 3, with `mixer-lite train mixer_pico_cifar10 " in page
     assert f"on one machine, PyTorch {old['torch']}, to {old['test_accuracy']:.2%}; then" in page
@@ -92,6 +91,18 @@ def test_a_run_and_one_that_goes_on_from_it(publish, tmp_path, capsys):
     files = {path.name: path for path in data.glob(f"{NAME}*")}
     assert listed == {n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in files.items()}
     assert len(files) == 5
+
+    # Many new ones: still no more. And where the first run's are not kept, none are.
+    again = ml.load_checkpoint(data / f"{NAME}.safetensors")
+    run(tmp_path / "third", start=again, recipe=replace(RECIPE, epochs=4, snapshots=20))
+    publish.main(tmp_path / "third", "a third")
+    third = load_file(data / f"{NAME}_snapshots.safetensors")["step"].tolist()
+    assert len(third) == 5 and third[0] == 0 and third[-1] == 9 * (160 // RECIPE.batch_size)
+    (data / f"{NAME}_snapshots.safetensors").unlink()
+    again = ml.load_checkpoint(data / f"{NAME}.safetensors")
+    run(tmp_path / "fourth", start=again)
+    publish.main(tmp_path / "fourth", "a fourth")
+    assert not (data / f"{NAME}_snapshots.safetensors").exists()
     assert re.findall(r"test accuracy [\d.]+%", capsys.readouterr().out)
 
 
@@ -105,5 +116,5 @@ def test_what_is_not_published(publish, tmp_path):
     first = run(tmp_path / "first")
     publish.main(tmp_path / "first", "a machine")
     run(tmp_path / "on", start=first)  # in float32, and the bundled file has half of the bits
-    with pytest.raises(SystemExit, match=r"on did not start from .*mixer_pico_cifar10.safetensors"):
+    with pytest.raises(SystemExit, match=r"on did not start from what is now in .*mixer_pico"):
         publish.main(tmp_path / "on", "a machine")

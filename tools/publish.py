@@ -56,17 +56,22 @@ def main(run: Path, machine: str) -> None:
     earlier: list[dict] = []
     if start := checkpoint["identity"].get("start"):
         if start != fingerprint(ml.load_checkpoint(weights)):
-            raise SystemExit(f"{run} did not start from {weights}.")
+            raise SystemExit(
+                f"{run} did not start from what is now in {weights}: restore data/ by git if it "
+                f"was published before."
+            )
         old = json.loads((data / f"{name}.json").read_text(encoding="utf-8"))
         earlier = [*old.get("earlier", []), {key: old[key] for key in trained}]
         earlier[-1]["test_accuracy"] = old["test_accuracy"]
         log = _after(read_table(data / f"{name}_log.csv"), log)
-        snapshots = _joined(load_file(kept), snapshots)
+        # Without the first run's there is no whole story to tell.
+        snapshots = _joined(load_file(kept), snapshots) if kept.exists() else {}
 
     full = ml.load_checkpoint(run / "weights.safetensors")
     ml.save_checkpoint(full, weights, dtype=torch.float16)
     write_table(data / f"{name}_log.csv", log, list(log[-1]))
-    if sum(tensor.nbytes for tensor in snapshots.values()) <= MAX_SNAPSHOTS:
+    kept.unlink(missing_ok=True)
+    if snapshots and sum(tensor.nbytes for tensor in snapshots.values()) <= MAX_SNAPSHOTS:
         save_file(snapshots, kept)
 
     model = ml.load_checkpoint(weights)
@@ -113,16 +118,18 @@ def _after(old: list[dict[str, str]], new: list[dict[str, str]]) -> list[dict[st
 
 
 def _joined(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Both runs' snapshots as one's, no more than the old ones.
+    """Both runs' snapshots as one's, as many as the old ones.
 
-    The second run's first is the first run's last. Of the old ones every second is left out, from
-    the latest on, for filters change most in the beginning.
+    The second run's first is the first run's last. From the latest on every second is left out,
+    for filters change most in the beginning.
     """
-    count, last = len(old["step"]), int(old["step"][-1])
-    leave_out = {count - 2 * (i + 1) for i in range(len(new["step"]) - 1)}
-    stay = [i for i in range(count) if i not in leave_out]
-    joined = {k: torch.cat([old[k][stay], new[k][1:]]) for k in ("fc1", "fc2")}
-    return joined | dict(step=torch.cat([old["step"][stay], new["step"][1:] + last]))
+    most, last = len(old["step"]), int(old["step"][-1])
+    stay = list(range(most + len(new["step"]) - 1))
+    while len(stay) > most:
+        for i in range(len(stay) - 2, 0, -2)[: len(stay) - most]:
+            del stay[i]
+    joined = {k: torch.cat([old[k], new[k][1:]])[stay] for k in ("fc1", "fc2")}
+    return joined | dict(step=torch.cat([old["step"], new["step"][1:] + last])[stay])
 
 
 def _command(name: str, trained: dict, start: str = "") -> str:
@@ -137,7 +144,7 @@ def _trainings(card: dict) -> str:
     """How the weights were made, in a paragraph."""
     parts, start = [], ""
     for i, trained in enumerate([*card.get("earlier", []), card]):
-        first = "from random weights" if not i else "then from these weights"
+        first = "from random weights" if not i else "then from these weights in half precision"
         reached = f", to {trained['test_accuracy']:.2%}" if trained is not card else ""
         command = _command(card["name"], trained, start)
         parts.append(
