@@ -33,7 +33,7 @@ from torch import Tensor
 from mixer_lite.images import open_image, prepare
 from mixer_lite.resources import cache_folder, data_path, reason
 from mixer_lite.specs import ModelConfig
-from mixer_lite.workers import usable_cores
+from mixer_lite.workers import free_memory, usable_cores
 
 BINARY_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 BINARY_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -236,11 +236,10 @@ def _as_bytes(
     state: Callable[[], Iterable[str]],
 ) -> Tensor:
     # Images of the size that a model takes: (count, 3, size, size).
-    import psutil
     from tqdm.auto import tqdm
 
     shape = (count, 3, config.image_size, config.image_size)
-    needed, free = math.prod(shape), psutil.virtual_memory().available
+    needed, free = math.prod(shape), free_memory()
     unchanged = replace(config, mean=(0.0,) * 3, std=(1.0,) * 3)
 
     def read(number: int) -> Tensor:

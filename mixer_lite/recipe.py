@@ -56,9 +56,10 @@ class Recipe:
         decay_shape: of the fall at the end: ``"linear"`` or half a ``"cosine"``. Short: a cosine
             -0.6.
         mixup: probability that a step blends images in pairs (Mixup). Short: 0.5 costs 1.2.
-        erase: probability that a rectangle of an image is painted over (random erasing); not
-            measured.
-        clip: largest length of the whole gradient; 0 leaves it as it is; not measured.
+        erase: probability that a rectangle of an image is painted over (random erasing). 0.25 in
+            a short run -0.2, with few images +1.0.
+        clip: largest length of the whole gradient; 0 leaves it as it is. 1 in a short run +0.2,
+            with few images 0.0.
         ema: the weights that are measured and kept are a moving average of all steps', of which
             each step forgets ``1 - ema``; 0 takes the last step's. Short: 0.99 costs 2.5, and 2.2
             with few.

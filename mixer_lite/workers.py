@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -97,6 +98,30 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+# Where Linux tells what a container may use: its folder, and the names of the limit, of what is
+# used, and of the part of that which is a file's copy and can go. Version 2, then 1.
+_CONTAINERS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+     "total_inactive_file"),
+)  # fmt: skip
+
+
+def free_memory() -> int:
+    """Bytes that a program can still take, of the machine or of the container that it runs in."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for folder, limit, used, spare in _CONTAINERS:
+        try:
+            most, taken = (int((Path(folder) / name).read_text()) for name in (limit, used))
+            facts = dict(map(str.split, (Path(folder) / "memory.stat").read_text().splitlines()))
+            free = min(free, most - taken + int(facts[spare]))
+        except (OSError, ValueError, KeyError):  # there is no container, or its limit is "max"
+            continue
+    return max(0, int(free))
 
 
 def keep_memory() -> None:

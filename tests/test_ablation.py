@@ -63,3 +63,8 @@ def test_bundled_table_has_runs_of_these_variants(ablation):
         assert len(rows) >= 7 and rows["recipe"]["changes"] == "nothing changed"
         for name, row in rows.items():
             assert row["changes"] == changes[name] and 0.1 < float(row["held_out_accuracy"]) < 1
+    run = {row["variant"] for row in table}
+    measured = {
+        choice for name, _, choices in ablation.VARIANTS if name in run for choice in choices
+    }
+    assert measured == {field.name for field in fields(Recipe)} - {"epochs", "snapshots"}

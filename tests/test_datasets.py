@@ -19,11 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mixer_lite import datasets
+from mixer_lite import datasets, workers
 from mixer_lite.datasets import cifar10, cifar10_sample
 from mixer_lite.images import open_image, preprocess
 from mixer_lite.measures import normalize
 from mixer_lite.specs import ModelConfig
+from mixer_lite.workers import _CONTAINERS as CONTAINERS
 
 PER_BATCH = 20
 LABELS = np.tile(np.arange(10), 12)
@@ -490,6 +491,21 @@ def test_images_that_memory_does_not_take_stay_on_the_disk(tmp_path, monkeypatch
     smaller = datasets.image_folder(folder, replace(CONFIG, image_size=20), False, run / "train")
     assert smaller.images.shape == (3, 3, 20, 20) and len(list(run.glob("*.images"))) == 3
     assert torch.equal(on_disk.images, in_memory.images)
+
+
+@pytest.mark.parametrize("version", [0, 1], ids=["cgroup 2", "cgroup 1"])
+def test_free_memory_is_what_a_container_leaves(tmp_path, monkeypatch, version):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=9000))
+    monkeypatch.setattr(workers, "_CONTAINERS", ())
+    assert workers.free_memory() == 9000
+    _, limit, used, spare = CONTAINERS[version]
+    monkeypatch.setattr(workers, "_CONTAINERS", [(str(tmp_path), limit, used, spare)])
+    assert workers.free_memory() == 9000  # such files are not there
+    for most, left in (("5000", 2300), ("max", 9000), ("20000", 9000), ("1000", 0)):
+        (tmp_path / limit).write_text(f"{most}\n", encoding="utf-8")
+        (tmp_path / used).write_text("3000\n", encoding="utf-8")
+        (tmp_path / "memory.stat").write_text(f"anon 2700\n{spare} 300\n", encoding="utf-8")
+        assert workers.free_memory() == left
 
 
 def test_a_file_of_images_is_whole_or_not_there(tmp_path, monkeypatch, pictures):
