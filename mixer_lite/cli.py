@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         "each class; or hf:NAME for a data set of the Hugging Face hub (default: CIFAR-10)",
     )
     train.add_argument(
-        "--start",
+        "--start-from",  # torchrun takes "--start" for its own "--start-method"
         metavar="WEIGHTS",
         help="weights to start from instead of random ones: the name of trained ones that "
         "'models' lists, a file of weights, or the folder of a run",
@@ -269,7 +269,7 @@ def _train(args: argparse.Namespace) -> int:
     recipe = with_choices(RECIPES.get(args.name, Recipe()), args.set)
     if args.epochs is not None:
         recipe = replace(recipe, epochs=args.epochs)
-    start = None if args.start is None else _trained(args.start)
+    start = None if args.start_from is None else _trained(args.start_from)
     if start is not None:
         with torch.device("meta"):
             check_start(create_model(args.name), start)

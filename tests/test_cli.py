@@ -297,7 +297,7 @@ def test_train_starts_from_bundled_weights_and_from_a_file(tmp_path, capsys):
     names = sorted({CIFAR10_CLASSES[label] for label in labels[:60:2].tolist()})
     still = [f"--set={part}_lr=0" for part in ("channel", "token", "other")]
     arguments = ["train", "mixer_nano_cifar10", "--data", str(tmp_path), "--epochs", "2", *still]
-    arguments += ["--set", "batch_size=15", "--start"]
+    arguments += ["--set", "batch_size=15", "--start-from"]
     once, twice = tmp_path / "once", tmp_path / "twice"
     assert cli.main([*arguments, "mixer_nano_cifar10", "--out", str(once)]) == 0
     assert cli.main([*arguments, str(once / "weights.safetensors"), "--out", str(twice)]) == 0
@@ -356,7 +356,12 @@ def test_test_images_are_prepared_once(tmp_path, monkeypatch, capsys):
     ml.save_checkpoint(start, tmp_path / "start.safetensors")
     out = tmp_path / "run"
     arguments = ["train", "mixer_femto_cifar10", "--data", str(tmp_path), "--epochs", "6", "--out"]
-    arguments += [str(out), "--start", str(tmp_path / "start.safetensors"), "--set=batch_size=10"]
+    arguments += [
+        str(out),
+        "--start-from",
+        str(tmp_path / "start.safetensors"),
+        "--set=batch_size=10",
+    ]
     arguments += [f"--set={choice}=0" for choice in ("shift", "auto_augment", "cutmix")]
     assert cli.main(arguments) == 0
     said = capsys.readouterr().out

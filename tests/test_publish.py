@@ -85,7 +85,7 @@ def test_a_run_and_one_that_goes_on_from_it(publish, tmp_path, capsys):
     page = (data / f"{NAME}.md").read_text(encoding="utf-8")
     assert "from random weights, seed 3, with `mixer-lite train mixer_pico_cifar10 " in page
     assert f"on one machine, PyTorch {old['torch']}, to {old['test_accuracy']:.2%}; then" in page
-    assert "--start run1/weights.safetensors" in page and "token_lr = 0.001" in page
+    assert "--start-from run1/weights.safetensors" in page and "token_lr = 0.001" in page
     rows = (data / "README.md").read_text(encoding="utf-8").splitlines()
     listed = {row.split(" | ")[0][2:]: row.split(" | ")[1] for row in rows if f"| {NAME}" in row}
     files = {path.name: path for path in data.glob(f"{NAME}*")}

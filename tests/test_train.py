@@ -23,7 +23,7 @@ from training import SMALL, coloured_squares
 from mixer_lite import cli
 from mixer_lite import train as module
 from mixer_lite.augment import augmentation
-from mixer_lite.checkpoints import load_checkpoint, to_timm_state_dict
+from mixer_lite.checkpoints import load_checkpoint, save_checkpoint, to_timm_state_dict
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, cifar10_sample
 from mixer_lite.measures import accuracy, normalize, snapshot_steps
 from mixer_lite.model import MlpMixer
@@ -493,7 +493,8 @@ def test_mixed_and_erased(data):
 # Several processes ------------------------------------------------------------------------------
 
 
-def test_two_processes_are_one_to_rounding(tmp_path, capsys):
+@pytest.mark.parametrize("started", [False, True], ids=["from random", "from trained weights"])
+def test_two_processes_are_one_to_rounding(tmp_path, capsys, started):
     images, labels = cifar10_sample()
     for i in range(0, 500, 5):
         path = tmp_path / "data" / ("test" if i % 20 == 0 else "train") / f"class {labels[i] % 5}"
@@ -501,7 +502,12 @@ def test_two_processes_are_one_to_rounding(tmp_path, capsys):
         Image.fromarray(images[i].permute(1, 2, 0).numpy()).save(path / f"{i}.png")
     # 75 images: one step an epoch, so that the log has every step's loss.
     command = ["train", "mixer_pico_cifar10", "--data", str(tmp_path / "data"), "--epochs", "5"]
-    command += ["--set", "batch_size=64", "--set", "warmup_epochs=0", "--out"]
+    command += ["--set", "batch_size=64", "--set", "warmup_epochs=0"]
+    if started:
+        torch.manual_seed(3)
+        save_checkpoint(create_model("mixer_pico_cifar10"), tmp_path / "start.safetensors")
+        command += ["--start-from", str(tmp_path / "start.safetensors")]
+    command.append("--out")
     assert cli.main([*command, str(tmp_path / "one")]) == 0
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "mixer_lite.cli"]
     done = subprocess.run(
@@ -509,7 +515,10 @@ def test_two_processes_are_one_to_rounding(tmp_path, capsys):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    outputs = [capsys.readouterr().out, done.stdout]
+    here = capsys.readouterr()
+    for said in (here.err, done.stderr):  # one of the processes says it
+        assert said.count("The head starts anew") == started
+    outputs = [here.out, done.stdout]
     for out in outputs:
         assert out.count("epoch 5, ") == out.count("Accuracy on the 25 test") == 1
     assert outputs[0].splitlines()[-2] == outputs[1].splitlines()[-2]  # the test's accuracy

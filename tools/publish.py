@@ -135,7 +135,7 @@ def _joined(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> dict[
 def _command(name: str, trained: dict, start: str = "") -> str:
     usual = asdict(RECIPES.get(name, Recipe()))
     choices = [f"--set {k}={v}" for k, v in trained["recipe"].items() if v != usual[k]]
-    words = ["mixer-lite train", name, *[f"--start {start}"] * bool(start), *choices]
+    words = ["mixer-lite train", name, *[f"--start-from {start}"] * bool(start), *choices]
     words += ["--bfloat16"] * trained["bfloat16"]
     return " ".join(words + [f"--seed {trained['seed']}"] * bool(trained["seed"]))
 
