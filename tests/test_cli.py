@@ -356,12 +356,8 @@ def test_test_images_are_prepared_once(tmp_path, monkeypatch, capsys):
     ml.save_checkpoint(start, tmp_path / "start.safetensors")
     out = tmp_path / "run"
     arguments = ["train", "mixer_femto_cifar10", "--data", str(tmp_path), "--epochs", "6", "--out"]
-    arguments += [
-        str(out),
-        "--start-from",
-        str(tmp_path / "start.safetensors"),
-        "--set=batch_size=10",
-    ]
+    arguments += [str(out), "--set=batch_size=10"]
+    arguments += ["--start-from", str(tmp_path / "start.safetensors")]
     arguments += [f"--set={choice}=0" for choice in ("shift", "auto_augment", "cutmix")]
     assert cli.main(arguments) == 0
     said = capsys.readouterr().out

@@ -493,7 +493,9 @@ def test_mixed_and_erased(data):
 # Several processes ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("started", [False, True], ids=["from random", "from trained weights"])
+@pytest.mark.parametrize(
+    "started", [False, True], ids=["from random weights", "from given weights"]
+)
 def test_two_processes_are_one_to_rounding(tmp_path, capsys, started):
     images, labels = cifar10_sample()
     for i in range(0, 500, 5):
