@@ -115,7 +115,8 @@ def plot_results(
     key += [f"grey: {called}"] * bool(compared) + ["diamonds: your guess"] * bool(guessed)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set(xlabel=x + (f"\n({'; '.join(key)})" if key else ""), ylim=(len(rows) - 0.5, -0.5))
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.locator_params(axis="x", nbins=5, min_n_ticks=3)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.6g}%")
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -132,7 +133,9 @@ def plot_filter_rows(filters: Mapping[str, Any], *, alt: str = "") -> Picture:
     """
     rows = dict(zip(filters, numbers(list(filters.values())), strict=True))
     alt = alt or f"Token-mixing filters in {len(rows)} rows, one for each of: {', '.join(rows)}."
-    figure, axes = canvas(len(rows), 1, size=(8, 0.1 + 0.8 * len(rows)), alt=alt, squeeze=False)
+    # Each row as high as its filters are in this width, and its name.
+    heights = [0.28 + 8 * h / (n * (w + 1)) for n, h, w in (maps.shape for maps in rows.values())]
+    figure, axes = canvas(len(rows), 1, size=(8, sum(heights)), alt=alt, squeeze=False)
     for place, (name, maps) in zip(axes[:, 0], rows.items(), strict=True):
         maps = maps / np.abs(maps).max(axis=(1, 2), keepdims=True).clip(1e-12)
         # A column of nothing parts each map from the next.

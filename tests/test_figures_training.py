@@ -1,5 +1,7 @@
 """Figures of training: what is drawn is what was given."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -30,8 +32,6 @@ def test_curves_are_means_with_a_band_from_least_to_most():
     )
     axes.set_ylim(0, 1)
     assert axes.yaxis.get_major_formatter()(0.25, 0) == "25%"
-    close = plot_results({"a": [0.67], "b": [0.671]}).axes[0]
-    assert close.xaxis.get_major_formatter()(0.6705, 0) == "67.050%"  # no two ticks read alike
     many = plot_curves({"one": ([0, 20_000], [1, 2])}).axes[0]
     assert many.xaxis.get_major_formatter()(20_000, 0) == "20,000"
     assert plot_curves({"one": ([1, 9], [1, 2])}, log=True).axes[0].get_xscale() == "log"
@@ -63,6 +63,22 @@ def test_results_have_a_dot_a_seed_and_a_stroke_for_the_mean():
     assert "your guess" in axes.get_xlabel()
     assert "a 60.0% (50.0% to 70.0%); b 40.0%." in figure.alt
     assert "guess" not in plot_results({"a": [0.5]}, guesses={"a": None}).axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize("a, b", [(0.67, 0.671), (0.66, 0.695), (0.457, 0.71), (0.5, 0.5001)])
+def test_ticks_say_where_they_are_and_stand_apart(a, b):
+    figure = plot_results({"a name that takes much of the width": [a], "b": [b]})
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    low, high = axes.get_xlim()
+    every = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    ticks = [(x, text) for x, text in every if low <= x <= high]
+    assert 3 <= len(ticks) <= 8
+    for x, text in ticks:
+        assert float(text.get_text().removesuffix("%")) == pytest.approx(100 * x, abs=1e-6)
+    boxes = [text.get_window_extent() for _, text in ticks]
+    gap = boxes[0].height / 2
+    assert all(left.x1 + gap < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_results_beside_others_and_what_the_marks_mean():
