@@ -2,8 +2,7 @@
 
 ``suspect(n)`` gives a faulty model to examine, with a healthy one's weights where they fit;
 ``hint(n)`` a hint, the next one each time; ``reveal(n)`` the mistake, its source, and the faulty
-line beside the right one. Names and ``repr`` of the models say nothing. Whoever wants to hunt
-should not read on here.
+line beside the right one. Names and ``repr`` of the models say nothing. Spoilers below.
 """
 
 from __future__ import annotations
@@ -11,8 +10,10 @@ from __future__ import annotations
 import html
 import inspect
 import textwrap
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,18 +21,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mixer_lite._support.files import data_path
+from mixer_lite._support.tables import read_table
 from mixer_lite.filters import embedding_filters
 from mixer_lite.model import MixerBlock, MlpBlock, MlpMixer
-from mixer_lite.pretrained import load_pretrained
-from mixer_lite.resources import data_path
-from mixer_lite.runs import read_table
+from mixer_lite.specs import arguments_of
+from mixer_lite.weights.pretrained import load_pretrained
 
 HEALTHY = "mixer_nano_cifar10"  # the bundled model whose twins the suspects are
 C = TypeVar("C", bound=type)
 
 
-def _disguised(cls: C) -> C:
-    # A class, and its methods in turn, go by the name of what they imitate.
+def disguised(cls: C) -> C:
+    """The class, named after what it imitates; so are its methods."""
     imitated = next(base for base in cls.__mro__ if base.__module__ == MlpMixer.__module__)
     cls.__name__ = cls.__qualname__ = imitated.__name__
     for name, member in vars(cls).items():
@@ -40,7 +42,7 @@ def _disguised(cls: C) -> C:
     return cls
 
 
-@_disguised
+@disguised
 class Suspect(MlpMixer):
     """A Mixer that may be faulty: in its own methods, or in its ``block_class``."""
 
@@ -62,7 +64,7 @@ class Suspect(MlpMixer):
 # The eight mistakes. Each class overrides one method, and its faulty line is quoted by reveal().
 
 
-@_disguised
+@disguised
 class SwappedWidths(MixerBlock):
     """D_S and D_C change places."""
 
@@ -70,7 +72,7 @@ class SwappedWidths(MixerBlock):
         super().__init__(tokens_mlp_dim=channels_mlp_dim, channels_mlp_dim=tokens_mlp_dim, **sizes)
 
 
-@_disguised
+@disguised
 class PatchesByReshape(Suspect):
     """Numbers are cut off in the order in which they lie in memory; no patch is a square."""
 
@@ -79,7 +81,7 @@ class PatchesByReshape(Suspect):
         return images.reshape(len(images), self.num_tokens, -1)
 
 
-@_disguised
+@disguised
 class BlocksInAList(Suspect):
     """A Python list hides its modules: no optimizer, no file and no device sees the blocks."""
 
@@ -97,7 +99,7 @@ class BlocksInAList(Suspect):
         return self.norm(x)
 
 
-@_disguised
+@disguised
 class SkipFromTheStart(MixerBlock):
     """The second skip connection starts at the block's input, so the first one leads nowhere."""
 
@@ -108,7 +110,7 @@ class SkipFromTheStart(MixerBlock):
         return x + self.mlp_channels(self.norm2(y))  # (b, S, C)
 
 
-@_disguised
+@disguised
 class OneNorm(MixerBlock):
     """One LayerNorm serves both halves of the block."""
 
@@ -117,7 +119,7 @@ class OneNorm(MixerBlock):
         self.norm2 = self.norm1
 
 
-@_disguised
+@disguised
 class SleeplessMlp(MlpBlock):
     """Dropout that ``eval()`` does not switch off."""
 
@@ -128,7 +130,7 @@ class SleeplessMlp(MlpBlock):
         return self.fc2(x)  # (..., hidden_dim) -> (..., dim)
 
 
-@_disguised
+@disguised
 class Sleepless(MixerBlock):
     """A block of two such MLPs."""
 
@@ -145,7 +147,7 @@ class Sleepless(MixerBlock):
         self.mlp_channels = SleeplessMlp(dim=hidden_dim, hidden_dim=channels_mlp_dim, gelu=gelu)
 
 
-@_disguised
+@disguised
 class DefaultEpsilon(MixerBlock):
     """LayerNorm's epsilon is left at the library's default, 1e-5."""
 
@@ -155,7 +157,7 @@ class DefaultEpsilon(MixerBlock):
         self.norm2 = nn.LayerNorm(hidden_dim)
 
 
-@_disguised
+@disguised
 class ColoursLast(Suspect):
     """The numbers of a patch are flattened pixel by pixel, not colour by colour."""
 
@@ -166,7 +168,7 @@ class ColoursLast(Suspect):
 
 
 def _with_block(block: type[MixerBlock]) -> type[Suspect]:
-    return _disguised(type("Suspect", (Suspect,), {"block_class": block}))
+    return disguised(type("Suspect", (Suspect,), {"block_class": block}))
 
 
 Weights = Callable[[MlpMixer, MlpMixer], None]
@@ -194,169 +196,93 @@ class Bug:
     """One puzzle; what is said of code is looked up in the code.
 
     Attributes:
-        title: the mistake, in one sentence.
-        source: whose code had it.
         model: the faulty class.
         weights: gives a suspect a healthy model's weights.
         wrong, right: where the faulty line is, and the one that should be there.
+        title: the mistake, in one sentence.
+        source: whose code had it.
         lesson: what would have caught it.
         hints: from vague to plain; none names the mistake.
     """
 
-    title: str
-    source: str
     model: type[Suspect]
     weights: Weights
     wrong: Line
     right: Line
+    title: str
+    source: str
     lesson: str
     hints: tuple[str, ...]
 
 
-BUGS: tuple[Bug, ...] = (
-    Bug(
-        title="The hidden widths of the two MLPs, D_S and D_C, have changed places.",
-        source="github.com/lucidrains/mlp-mixer-pytorch, issues 11, 13, 14 and 16: expansion "
-        "factors are given to the wrong MLP, or reckoned from the wrong size.",
-        model=_with_block(SwappedWidths),
-        weights=_fresh,
-        wrong=(SwappedWidths.__init__, "super().__init__("),
-        right=(MixerBlock.__init__, "self.mlp_tokens ="),
-        lesson="Count the parameters by hand, part by part, from the sizes that were ordered.",
-        hints=(
-            "You know from notebook 3 how many numbers each part of a Mixer should hold.",
-            "Stem, norms and head have their due. Which two parts have not?",
-            "Divide: how many hidden units would account for what each of the two MLPs holds?",
-        ),
+# What is said of each is in check/words/lesson8.toml: read, correct and translate it there.
+_WORDS = Path(__file__).parent / "check" / "words" / "lesson8.toml"
+_MADE: tuple[tuple[type[Suspect], Weights, Line, Line], ...] = (
+    (
+        _with_block(SwappedWidths),
+        _fresh,
+        (SwappedWidths.__init__, "super().__init__("),
+        (MixerBlock.__init__, "self.mlp_tokens ="),
     ),
-    Bug(
-        title="Patches are cut with reshape: a token is a strip of one colour, not a square.",
-        source="github.com/duoan/TorchCode, issue 21: the tests of an exercise on patches (for "
-        "a Vision Transformer, whose patches are a Mixer's) accept exactly this line.",
-        model=PatchesByReshape,
-        weights=_same,
-        wrong=(PatchesByReshape.patchify, "return images.reshape("),
-        right=(MlpMixer.patchify, "return rearrange("),
-        lesson="Paint one patch and see which tokens change; or shuffle patches and weights "
-        "together, which a Mixer cannot notice.",
-        hints=(
-            "A shuffle of patches can be undone by a shuffle of weights. Here something moves "
-            "that is not a patch.",
-            "Change a single pixel. Which token notices? Then its neighbour to the right, and the "
-            "pixel below.",
-            "Number the pixels of an image 0, 1, 2, ... and look at the numbers in token 0.",
-        ),
+    (
+        PatchesByReshape,
+        _same,
+        (PatchesByReshape.patchify, "return images.reshape("),
+        (MlpMixer.patchify, "return rearrange("),
     ),
-    Bug(
-        title="The blocks are kept in a Python list, so they are not part of the model.",
-        source="github.com/xmu-xiaoma666/External-Attention-pytorch, model/mlp/mlp_mixer.py, "
-        "where blocks are appended to a list; a copy of it moves each to the GPU by hand.",
-        model=BlocksInAList,
-        weights=_fresh,
-        wrong=(BlocksInAList.__init__, "self.blocks = list("),
-        right=(MlpMixer.__init__, "self.blocks = nn.Sequential("),
-        lesson="After one step of training, ask of every weight whether it has moved; and count "
-        "the parameters.",
-        hints=(
-            "It learns, but only with part of itself.",
-            "Keep a copy of each weight, train for a step, and compare. Which have not moved?",
-            "An optimizer is given model.parameters(). Who gathers those, and in what places?",
-        ),
+    (
+        BlocksInAList,
+        _fresh,
+        (BlocksInAList.__init__, "self.blocks = list("),
+        (MlpMixer.__init__, "self.blocks = nn.Sequential("),
     ),
-    Bug(
-        title="The second skip connection starts at the block's input, so token mixing reaches "
-        "the output only through the channel-mixing MLP.",
-        source="github.com/xmu-xiaoma666/External-Attention-pytorch, issue 23.",
-        model=_with_block(SkipFromTheStart),
-        weights=_same,
-        wrong=(SkipFromTheStart.forward, "y = x + "),
-        right=(MixerBlock.forward, "x = x + "),
-        lesson="Silence one half of a block, and see in the Jacobian whether the other half is "
-        "still heard.",
-        hints=(
-            "A block has two halves, and each should work when the other is silent.",
-            "Silence a half: set fc2 of its MLP to zero, weights and bias. What is left?",
-            "Draw the two routes from a block's input to its output. Where do they begin?",
-        ),
+    (
+        _with_block(SkipFromTheStart),
+        _same,
+        (SkipFromTheStart.forward, "y = x + "),
+        (MixerBlock.forward, "x = x + "),
     ),
-    Bug(
-        title="One LayerNorm serves both halves of a block.",
-        source="github.com/vishal-burman/PyTorch-Architectures, "
-        "modeling_MLPMixer/model_jax_port.py; External-Attention-pytorch has it too.",
-        model=_with_block(OneNorm),
-        weights=_same,
-        wrong=(OneNorm.__init__, "self.norm2 = "),
-        right=(MixerBlock.__init__, "self.norm2 = "),
-        lesson="Compare values, with weights that training or a good shake has made different.",
-        hints=(
-            "Fresh weights hide it. What do all fresh weights of one kind have in common?",
-            "Load the healthy weights, then ask the model for them back. Are all as they were?",
-            "Count parameters to the last one. What in a Mixer comes in portions of that size?",
-        ),
+    (
+        _with_block(OneNorm),
+        _same,
+        (OneNorm.__init__, "self.norm2 = "),
+        (MixerBlock.__init__, "self.norm2 = "),
     ),
-    Bug(
-        title="Dropout stays awake in eval().",
-        source="github.com/SJTU-DMTai/StockMixer, src/model.py, a Mixer for the prices of stocks: "
-        "F.dropout without training=self.training (it sleeps there as long as its p is 0).",
-        model=_with_block(Sleepless),
-        weights=_same,
-        wrong=(SleeplessMlp.forward, "F.dropout("),
-        right=(MlpBlock.forward, "x = self.act("),
-        lesson="Ask the same question twice.",
-        hints=(
-            "Mean evidence and bias make the logit, in any Mixer. Unless they come from two runs.",
-            "Do the same thing twice. Do you get the same?",
-            "Which layer throws dice, and who tells it to stop?",
-        ),
+    (
+        _with_block(Sleepless),
+        _same,
+        (SleeplessMlp.forward, "F.dropout("),
+        (MlpBlock.forward, "x = self.act("),
     ),
-    Bug(
-        title="LayerNorm's epsilon is the library's default, 1e-5, where the weights were made "
-        "with 1e-6.",
-        source="github.com/open-mmlab/mmpretrain (its Mixer takes its norms' default) and "
-        "lucidrains/mlp-mixer-pytorch, against the official code and timm, which say 1e-6.",
-        model=_with_block(DefaultEpsilon),
-        weights=_same,
-        wrong=(DefaultEpsilon.__init__, "self.norm1 = "),
-        right=(MixerBlock.__init__, "self.norm1 = "),
-        lesson="Compare in float64, where rounding shrinks and a mistake does not.",
-        hints=(
-            "Rounding or mistake? More digits shrink the one and not the other.",
-            "Follow both models step by step and stop at the first one where they part.",
-            "A LayerNorm has one number that is in no file. It can be measured.",
-        ),
+    (
+        _with_block(DefaultEpsilon),
+        _same,
+        (DefaultEpsilon.__init__, "self.norm1 = "),
+        (MixerBlock.__init__, "self.norm1 = "),
     ),
-    Bug(
-        title="The numbers of a patch are flattened pixel by pixel (p1 p2 c) instead of colour "
-        "by colour (c p1 p2).",
-        source="github.com/lucidrains/mlp-mixer-pytorch, whose order this is. A convention and no "
-        "mistake until weights travel: see lucidrains/vit-pytorch, issue 352.",
-        model=ColoursLast,
-        weights=_reordered,
-        wrong=(ColoursLast.patchify, "return rearrange("),
-        right=(MlpMixer.patchify, "return rearrange("),
-        lesson="Look at the filters; and compare after weights have travelled into another "
-        "implementation.",
-        hints=(
-            "Its answers are all right. Look at its weights.",
-            "Compare the pictures of the two stems, channel by channel. Are the same 48 numbers "
-            "there?",
-            "Fold a row of the stem back to a patch in every order you can think of. In which do "
-            "the two models agree?",
-        ),
+    (
+        ColoursLast,
+        _reordered,
+        (ColoursLast.patchify, "return rearrange("),
+        (MlpMixer.patchify, "return rearrange("),
     ),
 )
+
+
+def _bugs() -> Iterator[Bug]:
+    said = tomllib.loads(_WORDS.read_text(encoding="utf-8"))["puzzles"]
+    for number, made in enumerate(_MADE, start=1):
+        words = said[str(number)]
+        yield Bug(*made, **words | dict(hints=tuple(words["hints"])))
+
+
+BUGS = tuple(_bugs())
 
 
 def _bug(number: int) -> Bug:
     if isinstance(number, bool) or number not in range(1, len(BUGS) + 1):
         raise ValueError(f"Puzzles are numbered from 1 to {len(BUGS)}; there is no {number!r}.")
     return BUGS[number - 1]
-
-
-_SIZES = (
-    "image_size", "patch_size", "num_classes", "num_blocks", "hidden_dim", "tokens_mlp_dim",
-    "channels_mlp_dim", "in_channels", "gelu", "norm_eps",
-)  # fmt: skip
 
 
 def suspect(number: int, healthy: MlpMixer | None = None, *, seed: int = 0) -> MlpMixer:
@@ -375,11 +301,25 @@ def suspect(number: int, healthy: MlpMixer | None = None, *, seed: int = 0) -> M
     healthy = healthy or load_pretrained(HEALTHY)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = bug.model(**{name: getattr(healthy, name) for name in _SIZES})
+        model = bug.model(**arguments_of(healthy))
     model.to(healthy.stem.weight)  # its device and precision
     model.config = healthy.config
     bug.weights(model, healthy)
     return model.eval()
+
+
+def mystery(seed: int) -> MlpMixer:
+    """The bundled model with one mistake, in one block, both drawn by the seed.
+
+    ``mysteries.KINDS`` lists the mistakes; ``check.culprit(seed, kind, block)`` says whether an
+    answer is right. In eval mode.
+
+    Raises:
+        ValueError: the seed is no whole number.
+    """
+    from mixer_lite.mysteries import make  # which builds on this module
+
+    return make(seed)
 
 
 class Folded:
@@ -448,13 +388,22 @@ def reveal(number: int) -> Folded:
     return Folded(title, text, markup)
 
 
-def costs() -> dict[int, dict[int, float]]:
+def costs(epochs: int = 5) -> dict[int, dict[int, float]]:
     """Measured test accuracies, ``{puzzle: {seed: accuracy}}``; puzzle 0 is the healthy model.
 
     From ``data/bug_costs.csv``, which ``tools/bug_costs.py`` writes: all of CIFAR-10's test
     images, after the same short training of a small model.
+
+    Args:
+        epochs: 5 passes over 10,000 images, or 1 over 50,000 with a somewhat larger model.
+
+    Raises:
+        ValueError: nothing was measured with so many.
     """
     found: dict[int, dict[int, float]] = {}
     for row in read_table(data_path("bug_costs.csv")):
-        found.setdefault(int(row["bug"]), {})[int(row["seed"])] = float(row["accuracy"])
+        if int(row["epochs"]) == epochs:
+            found.setdefault(int(row["bug"]), {})[int(row["seed"])] = float(row["accuracy"])
+    if not found:
+        raise ValueError(f"Costs were measured after 1 pass and after 5, not after {epochs!r}.")
     return found

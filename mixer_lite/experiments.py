@@ -17,26 +17,27 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from mixer_lite.augment import augmentation
-from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, Cifar10, cifar10
+from mixer_lite._support.files import data_path
+from mixer_lite._support.tables import read_table
+from mixer_lite._support.words import did_you_mean
+from mixer_lite.datasets.cifar import CIFAR10_MEAN, CIFAR10_STD, Cifar10, cifar10
 from mixer_lite.interventions import shuffle_patches, shuffle_pixels
-from mixer_lite.measures import accuracy, filter_figures, normalize
 from mixer_lite.model import MlpBlock, MlpMixer, mixer_blocks
-from mixer_lite.muon import Muon
-from mixer_lite.recipe import (
+from mixer_lite.specs import create_model
+from mixer_lite.training.augmentation import augmentation
+from mixer_lite.training.measures import accuracy, filter_figures, normalize
+from mixer_lite.training.muon import Muon
+from mixer_lite.training.processes import Processes
+from mixer_lite.training.recipe import (
     LESSON,
     Recipe,
     adamw_throughout,
     init_weights,
-    learning_rate_share,
     make_optimizers,
     remember_peaks,
 )
-from mixer_lite.resources import data_path
-from mixer_lite.runs import read_table
-from mixer_lite.specs import create_model, did_you_mean
-from mixer_lite.train import epoch_order, seeded, step_seed, train_step
-from mixer_lite.workers import Workers
+from mixer_lite.training.steps import Batches, seeded, steps
+from mixer_lite.training.workers import Workers
 
 MODEL, PATCH = "mixer_femto_cifar10", 4  # pixels
 SEEN = 100_000  # images that every run learns from, counting each as often as it comes
@@ -45,10 +46,11 @@ POINTS = 6  # measurements a run, at equal distances; only the last on all test 
 # As the lesson's recipe was when they were made, before the ablation improved it.
 RECIPE = replace(LESSON, epochs=SEEN // 50_000, batch_size=256, decay_share=1.0)
 ADAMW = adamw_throughout(lr=2e-3, decay=0.05)
+TOKENS_ADAMW = dict[str, Any](token_optimizer="adamw", token_lr=2e-3, token_decay=0.15)
 
 
 class UntiedMlp(nn.Module):
-    """Token mixing with two matrices of its own for every channel: ``(b, C, S) -> (b, C, S)``."""
+    """Token mixing with two matrices for each channel: ``(b, C, S) -> (b, C, S)``."""
 
     def __init__(self, channels: int, tokens: int, hidden: int, std: float):
         super().__init__()
@@ -129,11 +131,8 @@ RUNS: dict[str, Experiment] = {
     "tokens_muon_small": Experiment(
         choices=dict(token_rank=None, token_lr=0.02, token_decay=0.02, token_momentum=0.95),
         keep=True),
-    "tokens_adamw_small": Experiment(
-        choices=dict(token_optimizer="adamw", token_lr=2e-3, token_decay=0.15), keep=True),
-    "tokens_adamw": Experiment(
-        choices=dict(token_optimizer="adamw", token_lr=2e-3, token_decay=0.15, token_std=None),
-        keep=True),
+    "tokens_adamw_small": Experiment(choices=TOKENS_ADAMW, keep=True),
+    "tokens_adamw": Experiment(choices=TOKENS_ADAMW | dict(token_std=None), keep=True),
     # What a shuffle costs three kinds of network.
     "mixer_patches": Experiment(shuffle="patches", keep=True),
     "mixer_pixels": Experiment(shuffle="pixels"),
@@ -145,6 +144,10 @@ RUNS: dict[str, Experiment] = {
     "vit_pixels": Experiment(vit, shuffle="pixels"),
     # AdamW throughout; one pair of token-mixing matrices for all channels, or a pair for each.
     "adamw": Experiment(choices=ADAMW),
+    "adamw_0.004": Experiment(choices=adamw_throughout(lr=4e-3, decay=0.05)),
+    "adamw_0.008": Experiment(choices=adamw_throughout(lr=8e-3, decay=0.05)),
+    # Muon on channel mixing at twice the rate of tokens_adamw_small.
+    "channels_muon_0.04": Experiment(choices=TOKENS_ADAMW | dict(channel_lr=0.04)),
     "untied": Experiment(untied, ADAMW),
     # Untied with Muon on channel mixing; what is untied goes to AdamW.
     "untied_muon": Experiment(untied),
@@ -254,30 +257,33 @@ def fit(
     optimizers = optimizers_of(net, recipe)
     images, labels = data.train_images[: experiment.images], data.train_labels[: experiment.images]
     augment = augmentation(recipe, 10) if experiment.augment else _as_they_are
-    batch, steps = recipe.batch_size, seen // recipe.batch_size
-    points = {round(steps * (i + 1) / POINTS) for i in range(POINTS)}
-    losses, rows, spent = list[float](), list[dict[str, Any]](), 0.0
-    # The statistics of a BatchNorm are the whole batch's.
+    batches = Batches(
+        images, labels, torch.arange(len(images)), recipe.batch_size, seed, augment,
+        CIFAR10_MEAN, CIFAR10_STD, Processes(torch.device("cpu")),
+    )  # fmt: skip
+    batch, total = recipe.batch_size, seen // recipe.batch_size
+    points = {round(total * (i + 1) / POINTS) for i in range(POINTS)}
+    losses, rows = list[float](), list[dict[str, Any]]()
+    # BatchNorm needs the statistics of the whole batch.
     part = batch if any(isinstance(m, nn.BatchNorm2d) for m in net.modules()) else 64
     with Workers(net, part=part) as workers:
-        for step in tqdm(range(1, steps + 1), unit="step", disable=None if progress else True):
-            started = time.process_time()
-            number, place = divmod(step - 1, len(images) // batch)
-            index = epoch_order(len(images), seed, number).split(batch)[place]
-            with seeded(step_seed(seed, step - 1)):
-                x, y = augment(images[index], labels[index])
-            x = normalize(x, CIFAR10_MEAN, CIFAR10_STD)
-            share = learning_rate_share(step / steps, recipe)
-            losses.append(train_step(workers, optimizers, x, y, share, recipe))
-            spent += time.process_time() - started
-            if step in points:
-                every = 1 if step == steps else 5
-                measured = _measure(net, data, every, workers)
-                rows.append(dict(step=step, images=len(images), **measured))
-                rows[-1] |= dict(
-                    loss=round(sum(losses) / len(losses), 4), processor_seconds=round(spent, 1)
+        started = time.process_time()
+        loop = steps(workers, optimizers, batches, recipe, last=total, total=total)
+        for done in tqdm(loop, total=total, unit="step", disable=None if progress else True):
+            losses.append(done.loss)
+            if done.number not in points:
+                continue
+            measuring = time.process_time()
+            every = 1 if done.number == total else 5
+            rows.append(
+                dict(
+                    step=done.number, images=len(images), **_measure(net, data, every, workers),
+                    loss=round(sum(losses) / len(losses), 4),
+                    processor_seconds=round(measuring - started, 1),
                 )
-                losses.clear()
+            )  # fmt: skip
+            losses.clear()
+            started += time.process_time() - measuring
     return Fitted(net, rows)
 
 
@@ -337,15 +343,11 @@ def filters_of(run: str) -> Tensor:
     Raises:
         ValueError: none are bundled of this run.
     """
-    fc1 = _filters().get(run)
+    from safetensors.torch import load_file
+
+    fc1 = load_file(data_path("experiments_filters.safetensors")).get(run)
     if fc1 is None:
         kept = ", ".join(name for name, experiment in RUNS.items() if experiment.keep)
         raise ValueError(f"No filters are bundled of {run!r}; of these there are: {kept}.")
     side = round(fc1.shape[-1] ** 0.5)
     return rearrange(fc1.float(), "l u (gh gw) -> l u gh gw", gh=side)
-
-
-def _filters() -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(data_path("experiments_filters.safetensors"))

@@ -8,11 +8,11 @@ classes. The shuffles and edits of :mod:`mixer_lite.interventions` are here unde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.func import vjp, vmap
 
@@ -42,11 +42,11 @@ def _logits(model: MlpMixer, tokens: Tensor, start: int) -> Tensor:
     return model.head(reduce(model.norm(tokens), "b s c -> b c", "mean"))
 
 
-def _check_class(model: MlpMixer, index: int | None) -> None:
+def _check_class(model: MlpMixer, index: int | None, name: str = "class_index") -> None:
     if not model.num_classes:
         raise ValueError("This model has no head (num_classes=0), so it predicts nothing.")
     if index is not None and not 0 <= index < model.num_classes:
-        raise ValueError(f"class_index must be from 0 to {model.num_classes - 1}, not {index}.")
+        raise ValueError(f"{name} must be from 0 to {model.num_classes - 1}, not {index}.")
 
 
 def _per_batch(model: MlpMixer) -> int:
@@ -56,19 +56,37 @@ def _per_batch(model: MlpMixer) -> int:
 
 
 @torch.no_grad()
-def patch_evidence(model: MlpMixer, image: Tensor, class_index: int | None = None) -> Tensor:
+def patch_evidence(
+    model: MlpMixer,
+    image: Tensor,
+    class_index: int | None = None,
+    *,
+    rather_than: int | None = None,
+    centred: bool = False,
+) -> Tensor:
     """What each patch says for a class: ``(gh, gw)``, or ``(K, gh, gw)`` for all K classes.
 
     The head is linear and sees the mean over tokens, so the mean of this map plus the class's
     bias *is* the logit: nothing is estimated. By the last block every token has heard of the
     others, so a patch's evidence is what is said at that place, not what its own pixels caused.
 
+    Args:
+        model, image, class_index: whose evidence, and for which class.
+        rather_than: another class, whose evidence is taken away. The mean plus the difference of
+            the biases is then the difference of the logits.
+        centred: take each map's mean away: where more is said than elsewhere, and where less.
+
     Raises:
         ValueError: not one image of the model's size, no head, or no such class.
     """
     _check_class(model, class_index)
+    _check_class(model, rather_than, "rather_than")
     tokens = model.norm(model.blocks(_stem(model, image)))  # (1, S, C)
     evidence = tokens[0] @ model.head.weight.T  # (S, C) @ (C, K) -> (S, K)
+    if rather_than is not None:
+        evidence = evidence - evidence[:, [rather_than]]
+    if centred:
+        evidence = evidence - evidence.mean(dim=0)
     maps = rearrange(evidence, "(gh gw) k -> k gh gw", gh=model.grid_size[0])
     return maps if class_index is None else maps[class_index]
 
@@ -135,8 +153,8 @@ def influence(
     if probes is None and s * c <= 10_000:
         vectors = torch.eye(c).repeat(len(rows), 1)  # (rows C, C): each channel of each row
     else:
-        n, dice = probes or 2, torch.Generator().manual_seed(0)
-        signs = 2 * torch.randint(2, (s, n, c), generator=dice) - 1
+        n, generator = probes or 2, torch.Generator().manual_seed(0)
+        signs = 2 * torch.randint(2, (s, n, c), generator=generator) - 1
         vectors = (signs[rows] / n**0.5).flatten(0, 1)  # (rows n, C)
     pull_back = vjp(model.blocks, x)[1]
     each, step = len(vectors) // len(rows), _per_batch(model)
@@ -169,6 +187,67 @@ def unit_responses(model: MlpMixer, image: Tensor, block: int) -> tuple[Tensor, 
     mlp = target.mlp_tokens
     gh, gw = model.grid_size
     return rearrange(read, "c (gh gw) -> c gh gw", gh=gh, gw=gw), mlp.act(mlp.fc1(read))
+
+
+class TopImages(NamedTuple):
+    """The images that excite each token-mixing unit of one block most, ``(D_S, count)`` each."""
+
+    image: Tensor  # index among the images given
+    channel: Tensor  # the channel of that image that the unit answers to most
+    activation: Tensor  # its answer, after GELU; the highest first
+
+
+@torch.no_grad()
+def top_images(model: MlpMixer, images: Tensor, block: int, count: int = 5) -> TopImages:
+    """Which images, and which of their channels, excite each token-mixing unit of a block most.
+
+    A unit answers to every channel of every image; of each image its highest answer counts.
+
+    Args:
+        model: whose units.
+        images: ``(n, c, h, w)``, preprocessed.
+        block: from 0.
+        count: of images for each unit, at most n.
+
+    Raises:
+        ValueError: no images, none wanted, or no such block.
+    """
+    target = block_at(model, block)
+    if not len(images) or count < 1:
+        raise ValueError(f"Give images, and a count from 1, not {len(images)} and {count}.")
+    before = nn.Sequential(*mixer_blocks(model)[: block % model.num_blocks])
+    mlp, highest, channels = target.mlp_tokens, [], []
+    for part in images.split(_per_batch(model)):
+        read = target.norm1(before(model.stem(model.patchify(part))))  # (n, S, C)
+        heard = mlp.act(mlp.fc1(rearrange(read, "n s c -> n c s")))  # (n, C, D_S)
+        most = heard.max(dim=1)  # over channels: (n, D_S)
+        highest.append(most.values)
+        channels.append(most.indices)
+    top = torch.cat(highest).topk(min(count, len(images)), dim=0)  # (count, D_S)
+    channel = torch.cat(channels).gather(0, top.indices)
+    return TopImages(top.indices.T, channel.T, top.values.T)
+
+
+def average(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Mean of a function of one image over a set of images, for example of evidence.
+
+    ``average(lambda image: patch_evidence(model, image, 3), images)`` is where class 3 is usually
+    seen; ``average(lambda image: influence(model, image, block=3), images)`` is whom patches
+    listen to, whatever the image.
+
+    Args:
+        function: of one image ``(c, h, w)``, always of the same shape.
+        images: ``(n, c, h, w)``, preprocessed; they are taken one by one.
+
+    Raises:
+        ValueError: no images.
+    """
+    if not len(images):
+        raise ValueError("There are no images to average over.")
+    total = function(images[0])
+    for image in images[1:]:
+        total = total + function(image)
+    return total / len(images)
 
 
 def _slope(act: nn.Module, x: Tensor) -> Tensor:
@@ -289,3 +368,96 @@ def occlusion(model: MlpMixer, image: Tensor, class_index: int, *, fill: float =
         covered[torch.arange(len(part)), part] = blank
         logits.append(_logits(model, covered, 0)[:, class_index])
     return rearrange(whole - torch.cat(logits), "(gh gw) -> gh gw", gh=model.grid_size[0])
+
+
+@torch.no_grad()
+def survives(
+    model: MlpMixer, images: Tensor, ranking: Tensor, count: int, *, fill: float = 0.0
+) -> Tensor:
+    """Which answers stay when the patches that rank highest are covered: ``(n,)``, true or false.
+
+    A ranking that knows what an answer rests on makes answers fall early: one point of a deletion
+    curve (Petsiuk et al. 2018, "RISE"). Compare it with random rankings of the same images.
+
+    Args:
+        model: in evaluation mode.
+        images: ``(n, c, h, w)``, preprocessed.
+        ranking: ``(n, S)``, the higher the sooner covered, for example each image's
+            :func:`patch_evidence` for its answer.
+        count: patches to cover, from 0 to S.
+        fill: what covers them; 0 is the mean colour after preprocessing.
+
+    Raises:
+        ValueError: a row for each image and a number for each patch are not there, or ``count``
+            is no number of patches.
+    """
+    if tuple(ranking.shape) != (len(images), model.num_tokens):
+        raise ValueError(
+            f"ranking must be (images, patches), ({len(images)}, {model.num_tokens}), "
+            f"not {tuple(ranking.shape)}."
+        )
+    if not 0 <= count <= model.num_tokens:
+        raise ValueError(f"count must be from 0 to {model.num_tokens} patches, not {count}.")
+    gone = torch.zeros_like(ranking, dtype=torch.bool)
+    gone.scatter_(1, ranking.topk(count, dim=1).indices, True)  # (n, S)
+    gh, p = model.grid_size[0], model.patch_size
+    mask = repeat(gone, "n (gh gw) -> n 1 (gh p1) (gw p2)", gh=gh, p1=p, p2=p)
+    same = [
+        model(whole).argmax(1) == model(whole.masked_fill(cover, fill)).argmax(1)
+        for whole, cover in zip(
+            images.split(_per_batch(model)), mask.split(_per_batch(model)), strict=True
+        )
+    ]
+    return torch.cat(same)
+
+
+@torch.no_grad()
+def pooled_by_depth(model: MlpMixer, images: Tensor) -> Tensor:
+    """The mean token, after the last norm, behind the stem and each block: ``(L + 1, n, C)``.
+
+    What :func:`probe_accuracy` reads; the last of them is what the head reads.
+
+    Args:
+        model: in evaluation mode.
+        images: ``(n, c, h, w)``, preprocessed.
+    """
+    parts = []
+    for part in images.split(_per_batch(model)):
+        x, means = model.stem(model.patchify(part)), []  # (b, S, C)
+        for block in [nn.Identity(), *mixer_blocks(model)]:
+            x = block(x)
+            means.append(reduce(model.norm(x), "b s c -> b c", "mean"))
+        parts.append(torch.stack(means))  # (L + 1, b, C)
+    return torch.cat(parts, dim=1)
+
+
+def probe_accuracy(features: Tensor, labels: Tensor, *, ridge: float = 0.1) -> float:
+    """How many classes a linear head of its own can read from features: a share.
+
+    Such a head is called a linear probe (Alain and Bengio 2016). It is fitted by least squares on
+    every second item and tested on the others, and the other way round.
+
+    Args:
+        features: ``(n, C)``.
+        labels: classes ``(n,)``, counted from 0.
+        ridge: penalty on the head's weights, in variances of the features for each fitted item.
+
+    Raises:
+        ValueError: there are fewer than four items, or not a label for each.
+    """
+    if features.ndim != 2 or labels.shape != features.shape[:1] or len(features) < 4:
+        raise ValueError(
+            f"features must be (n, C) and labels (n,), four items or more, "
+            f"not {tuple(features.shape)} and {tuple(labels.shape)}."
+        )
+    x, classes, right = features.double(), int(labels.max()) + 1, 0
+    targets = nn.functional.one_hot(labels, classes).double() - 1 / classes  # (n, K)
+    for fit, test in (
+        (slice(0, None, 2), slice(1, None, 2)),
+        (slice(1, None, 2), slice(0, None, 2)),
+    ):
+        f = x - x[fit].mean(dim=0)
+        penalty = ridge * len(f[fit]) * f[fit].var() * torch.eye(f.shape[1]).to(f)
+        head = torch.linalg.solve(f[fit].T @ f[fit] + penalty, f[fit].T @ targets[fit])  # (C, K)
+        right += int(((f[test] @ head).argmax(dim=1) == labels[test]).sum())
+    return right / len(labels)

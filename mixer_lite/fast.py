@@ -3,10 +3,10 @@
 Three things buy it (``tests/benchmarks/inference.py`` measures them one by one):
 
 * images go through a block in parts, whose activations stay in the processor's cache;
-* every core works on a part of its own, so none waits for another inside an operation;
+* every core works on its own part, so none waits for another inside an operation;
 * oneDNN, which comes with PyTorch, takes weights laid out for it and applies the GELU itself.
 
-Weights are laid out anew for every batch, block by block, so that nothing is kept to get stale.
+Weights are laid out again for every batch, block by block, so that nothing is kept to get stale.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from mixer_lite.model import MixerBlock, MlpBlock, MlpMixer, mixer_blocks
 
 PART = 2_500_000  # numbers that a part's widest activation may hold, 10 MB
-# Elsewhere the parts alone have to do: nobody has measured it there.
+# On other machines only the parts are used: oneDNN was not measured there.
 ONEDNN = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
 
 
 class Int8Linear(nn.Module):
     """A linear layer that multiplies 8-bit whole numbers: ``(..., dim) -> (..., out)``.
 
-    Every row of the weights and of the input has a scale of its own, so that what an image gives
+    Every row of the weights and of the input has its own scale, so that what an image gives
     does not depend on the others in its batch.
     """
 
@@ -101,10 +101,10 @@ def applies(model: nn.Module, images: Tensor) -> bool:
         and all(type(block) is MixerBlock for block in model.blocks)
         and not (model.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
         and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
-        # A subclass, a parametrisation, a hook or a forward of its own may do anything.
+        # A subclass, a parametrisation, a hook or a replaced forward may do anything.
         and all(type(m) in PLAIN and "forward" not in vars(m) for m in modules)
         and not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
-        # Less is not worth starting threads for.
+        # For less work it does not pay to start threads.
         and len(images) > 1
         and _widest(model, images) > PART // 4
     )
@@ -133,7 +133,7 @@ def logits(model: MlpMixer, images: Tensor) -> Tensor:
             for block in mixer_blocks(model):
                 list(pool.map(_mixing(block, parts[0].shape), parts))
     finally:
-        torch.set_num_threads(cores)  # what the workers asked for is the default of new threads
+        torch.set_num_threads(cores)  # the workers' setting would become the default of new threads
     return model.head(model.norm(x).mean(dim=1))  # (b, S, C) -> (b, C) -> (b, num_classes)
 
 

@@ -1,4 +1,4 @@
-"""Weights as pictures' data: folding units to the patch grid, ordering, pairing, measuring them.
+"""Weights as data for pictures: fold units to the patch grid, order, pair and measure them.
 
 Pure functions of tensors. Section 3.5, appendix D and Figures 5 to 7 of the paper show such
 filters. How the paper ordered and paired them is described there, not published: the order and
@@ -39,7 +39,9 @@ def token_filters(model: MlpMixer, block: int, layer: Literal["fc1", "fc2"] = "f
     mlp = block_at(model, block).mlp_tokens
     if layer not in ("fc1", "fc2"):
         raise ValueError(f'layer must be "fc1" or "fc2", not {layer!r}.')
-    if mlp.fc2 is None and layer == "fc2":  # a relative of the Mixer: see mixer_lite.relatives
+    if (
+        mlp.fc2 is None and layer == "fc2"
+    ):  # a relative of the Mixer: see mixer_lite.weights.relatives
         raise ValueError('This model mixes tokens with one matrix a block: it has "fc1" alone.')
     gh, gw = model.grid_size
     if layer == "fc1":
@@ -58,7 +60,7 @@ def embedding_filters(model: MlpMixer) -> Tensor:
 
 
 def principal_components(filters: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """The patterns that filters of any shape are mixed from, strongest first.
+    """The patterns of which filters (of any shape) are mixtures, strongest first.
 
     Principal components of the n filters around their mean: ``(n, ...) -> (k, ...), (k,)``.
 
@@ -93,7 +95,7 @@ def spectrum(filters: Tensor, pad: int = 1) -> Tensor:
             spectrum ``pad`` times as finely: ``(n, pad * gh, pad * gw)``.
     """
     size = [pad * side for side in filters.shape[1:]]
-    if not len(filters):  # some releases of PyTorch refuse to transform nothing
+    if not len(filters):  # some releases of PyTorch refuse an empty tensor
         return filters.new_zeros(0, *size).double()
     power = torch.fft.fft2(filters.double(), s=size, norm="ortho").abs().square()
     return torch.fft.fftshift(power, dim=(1, 2))
@@ -173,6 +175,50 @@ def pair_opposite_phases(filters: Tensor) -> Tensor:
     return pairs[_low_first(filters, pairs)]
 
 
+def order_by_pairs(filters: Tensor) -> list[int]:
+    """All units, those of :func:`pair_opposite_phases` side by side; one left over is last."""
+    pairs = pair_opposite_phases(filters).flatten().tolist()
+    return [*pairs, *(set(range(len(filters))) - set(pairs))]
+
+
+def match_units(model: MlpMixer, other: MlpMixer, block: int) -> tuple[Tensor, Tensor]:
+    """Which unit of another model is most like each token-mixing unit of a block: one each.
+
+    Alike are units that read and write alike: the mean over both layers of the cosines of their
+    weights. The two most alike are matched, then the most alike of the rest, and so on.
+
+    Returns:
+        For each unit of ``model`` the matched unit of ``other`` and their likeness, ``(D_S,)``
+        each. 1: the same weights but for their strength; nearly 0: none alike was left.
+
+    Raises:
+        ValueError: no such block, or the models differ in their patches or their units.
+    """
+    layers: list[Literal["fc1", "fc2"]] = ["fc1"]
+    if block_at(model, block).mlp_tokens.fc2 is not None:
+        layers.append("fc2")
+    alike: list[Tensor] = []
+    for layer in layers:
+        ours, theirs = token_filters(model, block, layer), token_filters(other, block, layer)
+        if ours.shape != theirs.shape:
+            raise ValueError(
+                f"Units are matched between models of the same patches and as many units, not "
+                f"{tuple(ours.shape)} and {tuple(theirs.shape)} (units and their grid)."
+            )
+        both = torch.cat([ours.cpu(), theirs.cpu()])  # (2 D_S, gh, gw)
+        alike.append(_similarity(both)[: len(ours), len(ours) :])  # (D_S, D_S)
+    likeness = torch.stack(alike).mean(dim=0)
+    n = len(likeness)
+    found, taken = dict[int, int](), set[int]()
+    for cell in likeness.flatten().mul(-1e9).round().argsort(stable=True).tolist():
+        mine, its = divmod(cell, n)
+        if mine not in found and its not in taken:
+            found[mine] = its
+            taken.add(its)
+    index = torch.tensor([found[mine] for mine in range(n)])
+    return index, likeness[torch.arange(n), index]
+
+
 def smoothness(filters: Tensor) -> Tensor:
     """Neighbour autocorrelation of each filter: ``(n, gh, gw) -> (n,)``.
 
@@ -203,8 +249,8 @@ def variety(filters: Tensor) -> float:
     power = torch.linalg.svdvals(rearrange(filters.double(), "n gh gw -> n (gh gw)")).square()
     if power.sum() == 0:
         return 0.0
-    share = power / power.sum()
-    return float(torch.special.entr(share).sum().exp() / filters.shape[0])
+    part = power / power.sum()
+    return float(torch.special.entr(part).sum().exp() / filters.shape[0])
 
 
 def locality(filters: Tensor) -> Tensor:
@@ -218,11 +264,11 @@ def locality(filters: Tensor) -> Tensor:
     energy = filters.double().square()
     energy = energy / energy.sum(dim=(1, 2), keepdim=True).clamp_min(1e-300)
     spread, even = torch.zeros_like(energy[:, 0, 0]), 0.0
-    for along, share in ((1, energy.sum(dim=2)), (2, energy.sum(dim=1))):  # (n, gh), (n, gw)
+    for along, part in ((1, energy.sum(dim=2)), (2, energy.sum(dim=1))):  # (n, gh), (n, gw)
         n = filters.shape[along]
-        place = torch.arange(n).to(share)
-        centre = (share * place).sum(dim=1, keepdim=True)
-        spread = spread + (share * (place - centre).square()).sum(dim=1)
+        place = torch.arange(n).to(part)
+        centre = (part * place).sum(dim=1, keepdim=True)
+        spread = spread + (part * (place - centre).square()).sum(dim=1)
         even += (n**2 - 1) / 12  # variance of 0 ... n - 1
     nothing = (energy.sum(dim=(1, 2)) == 0) | (even == 0)
     return torch.where(nothing, torch.zeros_like(spread), 1 - spread / (even or 1.0))

@@ -10,10 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Literal
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mixer_lite.filters import block_at
 from mixer_lite.model import MlpBlock, MlpMixer, mixer_blocks
@@ -103,11 +106,41 @@ def reparametrise(
     return twin
 
 
+def _hold(_: nn.Module, __: object, out: Tensor, *, units: list[int], to: Tensor) -> Tensor:
+    # A forward hook after GELU: these units answer alike, whatever they read. (b, C, D_S)
+    out = out.clone()
+    out[..., units] = to[:, units]
+    return out
+
+
+@torch.no_grad()
+def _mean_answers(model: MlpMixer, images: Tensor) -> list[Tensor]:
+    # Each unit's mean activation over images, channel by channel: (C, D_S) for each block.
+    sums: list[Tensor] = [torch.zeros(())] * model.num_blocks
+
+    def add(block: int, _: nn.Module, __: object, out: Tensor) -> None:
+        sums[block] = sums[block] + out.sum(dim=0)  # (b, C, D_S) -> (C, D_S)
+
+    hooks = [
+        block.mlp_tokens.act.register_forward_hook(partial(add, b))
+        for b, block in enumerate(mixer_blocks(model))
+    ]
+    try:
+        for part in images.split(100):
+            model(part)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [total / len(images) for total in sums]
+
+
 class Edits:
     """Changes to token-mixing units, while :func:`edit` lasts; ``block`` counts from 0."""
 
-    def __init__(self, model: MlpMixer):
+    def __init__(self, model: MlpMixer, means: list[Tensor] | None = None):
         self._model: MlpMixer | None = model
+        self._means = means  # (C, D_S) for each block, or None: removed units write nothing
+        self._hooks: list[RemovableHandle] = []
 
     def _mlp(self, block: int, units: Iterable[int]) -> MlpBlock:
         if self._model is None:
@@ -130,8 +163,18 @@ class Edits:
         self._mlp(block, units).fc2.weight[:, units] *= factor  # (S, D_S)
 
     def remove(self, block: int, units: int | Iterable[int]) -> None:
-        """Let these units write nothing: :meth:`scale` by 0. The bias of W2 stays."""
-        self.scale(block, units, 0.0)
+        """Take these units away: they write nothing, or always their mean. The bias of W2 stays.
+
+        Raises:
+            ValueError: there is no such block or unit.
+            RuntimeError: the edit is over.
+        """
+        if self._means is None:
+            return self.scale(block, units, 0.0)
+        units = sorted({units} if isinstance(units, int) else {int(u) for u in units})
+        act = self._mlp(block, units).act
+        hook = partial(_hold, units=units, to=self._means[block])
+        self._hooks.append(act.register_forward_hook(hook))
 
     @torch.no_grad()
     def swap(self, block: int, unit: int, other: int) -> None:
@@ -148,7 +191,7 @@ class Edits:
 
 
 def independent(model: MlpMixer) -> MlpMixer:
-    """A model with token-mixing MLPs of its own that shares all other weights with this one.
+    """A copy with its own token-mixing MLPs; it shares all other weights with this model.
 
     For edits that must not meet other uses of the model, on another thread for example.
     """
@@ -157,20 +200,40 @@ def independent(model: MlpMixer) -> MlpMixer:
 
 
 @contextmanager
-def edit(model: MlpMixer) -> Iterator[Edits]:
+def edit(
+    model: MlpMixer, *, to: Literal["zero", "mean"] = "zero", images: Tensor | None = None
+) -> Iterator[Edits]:
     """Change token-mixing units for as long as a ``with`` block lasts.
 
     ``with edit(model) as units: units.remove(0, [3, 5]); model(images)``. At the end, also after
     an error, all weights and biases of the token-mixing MLPs are what they were, bit for bit. An
     edit inside an edit ends at the outer one's state.
+
+    Args:
+        model: changed in place, for a while.
+        to: what :meth:`Edits.remove` leaves of a unit. ``"zero"``: nothing, so that the blocks
+            behind get tables that they never met. ``"mean"``: in every channel its mean activation
+            over ``images``, as the model was when the edit began: what the unit says of *this*
+            image is gone, and what it says of all images stays.
+        images: ``(n, c, h, w)``, preprocessed, for ``to="mean"``.
+
+    Raises:
+        ValueError: ``to`` is neither of the two, or ``"mean"`` has no images.
     """
+    if to not in ("zero", "mean"):
+        raise ValueError(f'to must be "zero" or "mean", not {to!r}.')
+    if to == "mean" and (images is None or not len(images)):
+        raise ValueError('to="mean" needs images to take the mean over: edit(..., images=x).')
+    means = _mean_answers(model, images) if to == "mean" and images is not None else None
     weights = [p for block in mixer_blocks(model) for p in block.mlp_tokens.parameters()]
     kept = [p.detach().clone() for p in weights]
-    edits = Edits(model)
+    edits = Edits(model, means)
     try:
         yield edits
     finally:
         edits._model = None
+        for hook in edits._hooks:
+            hook.remove()
         with torch.no_grad():
             for weight, old in zip(weights, kept, strict=True):
                 weight.copy_(old)

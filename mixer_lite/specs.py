@@ -5,43 +5,12 @@ Plain data. ``ModelConfig`` is what a trained model carries besides its weights.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from typing import Any
 
-from mixer_lite.model import MlpMixer
-
-Interpolation = Literal["bicubic", "bilinear"]
-Resize = Literal["pillow", "opencv"]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """How a model's inputs were prepared and what its outputs mean.
-
-    Attributes:
-        name: the model's name, as in ``list_models()`` or the file it came from.
-        image_size: side in pixels of the square image that the model takes.
-        mean, std: per-channel normalisation, on a 0-1 scale: ``(pixel - mean) / std``.
-        interpolation: filter with which images are resized.
-        crop: share of the resized image's shorter side that the centre crop keeps
-            (0.875: resize the shorter side to 256, then cut 224; 1.0: no margin).
-        class_names: one name per output, empty when unknown.
-        source: one sentence: where the weights come from and under what licence.
-        resize: the library whose filter resizes: Pillow's (timm, Google), which averages as it
-            shrinks, or OpenCV's (OpenMMLab), which does not.
-    """
-
-    name: str
-    image_size: int
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    interpolation: Interpolation = "bicubic"
-    crop: float = 0.875
-    class_names: tuple[str, ...] = ()
-    source: str = "random weights: not trained"
-    resize: Resize = "pillow"
+from mixer_lite._support.words import did_you_mean
+from mixer_lite.model import MlpMixer, grid_of
+from mixer_lite.model import ModelConfig as ModelConfig
 
 
 def _table1(patch_size: int, num_blocks: int, hidden_dim: int) -> dict[str, int]:
@@ -96,12 +65,6 @@ def list_models() -> list[str]:
     return list(SPECS)
 
 
-def did_you_mean(name: object, names: Iterable[str], otherwise: str) -> str:
-    """The end of a refusal: the names that are most like this one, or else another sentence."""
-    near = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.4)
-    return f"Did you mean {' or '.join(near)}?" if near else otherwise
-
-
 def spec(name: str) -> dict[str, int]:
     """Constructor arguments of a named model, as a copy.
 
@@ -138,15 +101,16 @@ def create_model(name: str, **overrides: Any) -> MlpMixer:
     return model
 
 
-def _tokens(image_size: int | tuple[int, int], patch_size: int) -> int:
-    # S: how many patches the image holds.
-    height, width = image_size if isinstance(image_size, (tuple, list)) else (image_size,) * 2
-    if patch_size < 1 or height % patch_size or width % patch_size:
-        raise ValueError(
-            f"patch_size {patch_size} does not divide the image size {height} x {width}: "
-            f"choose a patch size that divides both sides."
-        )
-    return (height // patch_size) * (width // patch_size)
+# What a model's shape and arithmetic are made of: all arguments of MlpMixer.
+ARGUMENTS = (
+    "image_size", "patch_size", "num_classes", "num_blocks", "hidden_dim", "tokens_mlp_dim",
+    "channels_mlp_dim", "in_channels", "gelu", "norm_eps",
+)  # fmt: skip
+
+
+def arguments_of(model: MlpMixer) -> dict[str, Any]:
+    """What makes a model like this one: ``MlpMixer(**arguments_of(model))``."""
+    return {name: getattr(model, name) for name in ARGUMENTS}
 
 
 def count_parameters(
@@ -171,7 +135,7 @@ def count_parameters(
     Raises:
         ValueError: P does not divide the image.
     """
-    s, c = _tokens(image_size, patch_size), hidden_dim
+    s, c = math.prod(grid_of(image_size, patch_size)), hidden_dim
     parts = {
         "stem": in_channels * patch_size**2 * c + c,
         # Two matrices and two biases a block: D_S x S and S x D_S, D_S and S.
@@ -206,7 +170,7 @@ def count_macs(
     Raises:
         ValueError: P does not divide the image.
     """
-    s, c = _tokens(image_size, patch_size), hidden_dim
+    s, c = math.prod(grid_of(image_size, patch_size)), hidden_dim
     parts = {
         "stem": s * in_channels * patch_size**2 * c,
         "token mixing": num_blocks * 2 * c * s * tokens_mlp_dim,
@@ -235,7 +199,8 @@ def count_openmmlab_flops(**config: Any) -> dict[str, int]:
         ValueError: P does not divide the image.
     """
     macs = count_macs(**config)
-    table = _tokens(config["image_size"], config["patch_size"]) * config["hidden_dim"]  # S * C
+    tokens = math.prod(grid_of(config["image_size"], config["patch_size"]))
+    table = tokens * config["hidden_dim"]  # S * C
     parts = {name: macs[name] for name in ("stem", "token mixing", "channel mixing")} | {
         "stem bias": table,
         "norms": (2 * config["num_blocks"] + 1) * 2 * table,

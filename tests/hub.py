@@ -26,6 +26,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.headers: dict[str, dict[str, str]] = {}  # more of them, by path
         self.fault: int | str | None = None
         self.times: int | None = None
         self.asked: list[tuple[str, str, str]] = []  # method, path, range
@@ -116,6 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "X-Linked-Etag": f'"{sha256}"',
                 "X-Linked-Size": str(len(data)),
             }
+        headers |= hub.headers.get(self.path, {})
         if fault == "altered":
             data = data[:-1] + bytes([data[-1] ^ 1])
         start, status = 0, 200

@@ -1,6 +1,7 @@
 """The bug hunt: each suspect is wrong in the way it is said to be, and in no other."""
 
 import copy
+import csv
 import functools
 import importlib.util
 import inspect
@@ -13,11 +14,11 @@ from safetensors.torch import load_file
 from torch.func import jacrev
 
 import mixer_lite as ml
-from mixer_lite import bugs
+from mixer_lite import bugs, check, mysteries
+from mixer_lite._support.files import data_path
 from mixer_lite.model import MixerBlock, MlpMixer
-from mixer_lite.recipe import Recipe, init_weights
-from mixer_lite.resources import data_path
-from mixer_lite.train import train
+from mixer_lite.training.loop import train
+from mixer_lite.training.recipe import Recipe, init_weights
 
 NUMBERS = range(1, len(bugs.BUGS) + 1)
 # Every size another, and C, S, D_S, D_C far enough apart to tell counts of them apart.
@@ -267,15 +268,22 @@ def test_other_numbers_are_refused_in_one_sentence(number):
             ask(number)
 
 
-def test_every_bug_was_trained_as_the_healthy_model_was():
-    costs = bugs.costs()
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_every_bug_was_trained_as_the_healthy_model_was(epochs):
+    costs = bugs.costs(epochs)
     assert sorted(costs) == [0, *NUMBERS]
-    text = data_path("bug_costs.csv").read_text(encoding="utf-8")
-    rows = [line.split(",") for line in text.splitlines()[1:]]
+    with data_path("bug_costs.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["epochs"] == str(epochs)]
     assert len(rows) == sum(len(runs) for runs in costs.values())
-    assert len({row[3] for row in rows}) == 1, "one number of epochs"
+    assert len({(row["model"], row["images"], row["batch_size"]) for row in rows}) == 1
     assert all(set(runs) <= set(costs[0]) and 0 in runs for runs in costs.values())
     assert all(0.1 < a < 0.95 for runs in costs.values() for a in runs.values())
+    assert len(costs[0]) >= 2, "how far runs scatter"
+
+
+def test_costs_that_were_not_measured_are_refused():
+    with pytest.raises(ValueError, match="after 1 pass and after 5, not after 3"):
+        bugs.costs(3)
 
 
 def costs_tool():
@@ -313,3 +321,64 @@ def test_the_recipe_trains_and_saves_models_with_hidden_and_shared_weights(numbe
     assert moved == (number == 5) and not torch.equal(model.stem.weight, start.stem.weight)
     saved = load_file(tmp_path / "weights.safetensors")
     assert all(torch.equal(saved[name], p) for name, p in model.state_dict().items())
+
+
+# --- mysteries -------------------------------------------------------------------------------
+
+SEEDS = range(100)
+
+
+@functools.lru_cache(maxsize=1)
+def bundled():
+    return ml.load_pretrained("mixer_nano_cifar10").double()
+
+
+def first_apart(model: MlpMixer) -> int:
+    """The first block whose output differs from the healthy model's, in double precision."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    ours, theirs = (m.stem(m.patchify(x)) for m in (bundled(), model))
+    for number, (one, other) in enumerate(zip(bundled().blocks, model.blocks, strict=True)):
+        ours, theirs = one(ours), other(theirs)
+        if (ours - theirs).abs().max() > 1e-9:
+            return number
+    raise AssertionError("the mystery is healthy")
+
+
+def test_mysteries_are_drawn_by_their_seeds():
+    answers = [mysteries.answer(seed) for seed in SEEDS]
+    assert {a.kind for a in answers} == set(mysteries.KINDS)
+    assert {a.block for a in answers} == set(range(8))
+    assert answers == [mysteries.answer(seed) for seed in SEEDS]
+
+
+@pytest.mark.parametrize("kind", mysteries.KINDS)
+@torch.no_grad()
+def test_a_mystery_is_wrong_where_it_is_said(kind):
+    seeds = [seed for seed in range(200) if mysteries.answer(seed).kind == kind][:2]
+    for seed in seeds:
+        model = bugs.mystery(seed)
+        assert "under suspicion" in repr(model) and not model.training
+        assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+        assert first_apart(model.double()) == mysteries.answer(seed).block
+        own, healthy = model.state_dict(), bundled().state_dict()
+        changed = {n for n, p in healthy.items() if not torch.equal(own[n], p)}
+        assert bool(changed) == (kind in ("norm", "transposed"))
+
+
+def test_check_culprit_says_which_half_is_right():
+    seed, others = 5, list(mysteries.KINDS)
+    kind, block = mysteries.answer(seed)
+    others.remove(kind)
+    assert check.culprit(seed, kind, block)
+    for guess, place, mistake in [
+        (kind, block + 1, "another block"), (others[0], block, "another mistake"),
+        (others[0], block + 1, "neither"),
+    ]:  # fmt: skip
+        report = check.culprit(seed, guess, place)
+        assert not report and report.finding.mistake == mistake
+        assert f"bugs.mystery({seed})" in str(report) and "{" not in str(report)
+    with pytest.raises(ValueError, match="no kind of mistake 'dropuot'"):
+        check.culprit(seed, "dropuot", 0)
+    with pytest.raises(ValueError, match="whole number"):
+        bugs.mystery(1.5)

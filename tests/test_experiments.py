@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from mixer_lite import experiments
+from mixer_lite._support.files import data_path
+from mixer_lite._support.tables import read_table
 from mixer_lite.datasets import Cifar10, cifar10_sample
 from mixer_lite.experiments import RECIPE, RUNS, fit
 from mixer_lite.filters import smoothness
 from mixer_lite.model import MlpMixer
-from mixer_lite.recipe import Recipe
-from mixer_lite.resources import data_path
-from mixer_lite.runs import read_table
+from mixer_lite.training import steps
+from mixer_lite.training.recipe import Recipe
 
 TOOL = Path(__file__).resolve().parents[1] / "tools/experiments.py"
 
@@ -157,13 +158,13 @@ def test_every_kind_of_run_learns(little, run):
 
 def test_plain_runs_see_images_as_they_are(little, monkeypatch):
     seen = []
-    step = experiments.train_step
+    step = steps.train_step
 
-    def watched(workers, optimizers, x, y, share, recipe):
+    def watched(workers, optimizers, x, *others):
         seen.append(x)
-        return step(workers, optimizers, x, y, share, recipe)
+        return step(workers, optimizers, x, *others)
 
-    monkeypatch.setattr(experiments, "train_step", watched)
+    monkeypatch.setattr(steps, "train_step", watched)
     fit("images_10000_plain", 0, little, seen=256, progress=False)
     images = experiments.normalize(
         little.train_images, experiments.CIFAR10_MEAN, experiments.CIFAR10_STD
@@ -187,14 +188,15 @@ def test_bundled_table_is_whole_and_is_read_as_it_stands():
     with data_path("experiments.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert {row["run"] for row in table} == set(RUNS)
-    seeds = {row["seed"] for row in table}
-    assert len(seeds) >= 2 and len(table) == len(RUNS) * len(seeds) * experiments.POINTS
     for run in RUNS:
         seen, accuracy = experiments.curves(run)
+        seeds = sorted({row["seed"] for row in table if row["run"] == run})
+        assert seeds == [str(seed) for seed in range(len(seeds))] and len(seeds) >= 2
+        assert [row["run"] for row in table].count(run) == len(seeds) * experiments.POINTS
         assert accuracy.shape == (len(seeds), 6) and (0.1 < accuracy).all() and (accuracy < 1).all()
         assert seen[-1] == experiments.SEEN // RECIPE.batch_size * RECIPE.batch_size
-        row = [r for r in table if r["run"] == run and r["seed"] == "1"][-1]
-        assert experiments.last(run)[1] == float(row["accuracy"]) and row["test_images"] == "10000"
+        row = [r for r in table if r["run"] == run and r["seed"] == seeds[-1]][-1]
+        assert experiments.last(run)[-1] == float(row["accuracy"]) and row["test_images"] == "10000"
         assert int(row["parameters"]) == size(run)
         assert int(row["images"]) == RUNS[run].images
 

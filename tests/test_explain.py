@@ -7,7 +7,7 @@ import torch
 
 import mixer_lite as ml
 from mixer_lite import explain
-from mixer_lite.predict import logits as photo_logits
+from mixer_lite.prediction import logits as photo_logits
 
 # S = 6 on a 2 x 3 grid, C = 7, D_S = 9, D_C = 11, K = 5: no two axes alike.
 SIZES = dict(
@@ -50,6 +50,31 @@ def test_mean_evidence_plus_bias_is_the_logit(model, image):
     for k in range(5):
         assert torch.equal(explain.patch_evidence(model, image[None], k), maps[k])
     assert not maps.requires_grad
+
+
+def test_evidence_rather_than_another_class_splits_the_difference_of_logits(model, image):
+    plain = explain.patch_evidence(model, image)
+    logits, bias = model(image[None])[0], model.head.bias
+    for a, b in ((0, 3), (4, 1)):
+        tilt = explain.patch_evidence(model, image, a, rather_than=b)
+        assert (tilt.mean() + bias[a] - bias[b] - (logits[a] - logits[b])).abs() < 1e-12
+        for y, x in ((0, 1), (1, 2)):
+            assert tilt[y, x].item() == pytest.approx((plain[a, y, x] - plain[b, y, x]).item())
+        assert torch.equal(explain.patch_evidence(model, image, rather_than=b)[a], tilt)
+    with pytest.raises(ValueError, match="rather_than must be from 0 to 4, not 9"):
+        explain.patch_evidence(model, image, 0, rather_than=9)
+
+
+def test_centred_evidence_is_what_differs_from_place_to_place(model, image):
+    plain = explain.patch_evidence(model, image)
+    centred = explain.patch_evidence(model, image, centred=True)
+    for k in range(5):
+        mean = sum(plain[k].flatten().tolist()) / 6
+        for y, x in ((0, 0), (1, 2)):
+            assert centred[k, y, x].item() == pytest.approx(plain[k, y, x].item() - mean)
+    both = explain.patch_evidence(model, image, 2, rather_than=0, centred=True)
+    assert (both - centred[2] + centred[0]).abs().max() < 1e-12
+    assert centred.abs().max() > 1e-3
 
 
 def test_mean_evidence_plus_bias_is_the_logit_of_a_photograph():
@@ -230,3 +255,38 @@ def test_wrong_input_is_told_in_a_sentence(model, image):
         explain.influence(model, image, probes=0)
     with pytest.raises(ValueError, match="1 images need as many labels, not 2"):
         explain.unit_importance(model, image[None], torch.tensor([0, 1]), 0)
+
+
+# --- several images --------------------------------------------------------------------------
+
+
+def test_top_images_are_found_by_asking_each(model):
+    images = torch.randn(5, 3, 8, 12, generator=torch.Generator().manual_seed(3)).double()
+    top = explain.top_images(model, images, 1, count=3)
+    heard = torch.stack([explain.unit_responses(model, image, 1)[1] for image in images])
+    assert heard.shape == (5, 7, 9) and top.image.shape == (9, 3)
+    for unit in range(9):
+        best = heard[:, :, unit].amax(dim=1)  # (n,)
+        order = sorted(range(5), key=lambda n: -best[n].item())[:3]
+        assert top.image[unit].tolist() == order
+        for k, n in enumerate(order):
+            assert top.activation[unit, k].item() == pytest.approx(best[n].item())
+            assert top.channel[unit, k] == heard[n, :, unit].argmax()
+    assert explain.top_images(model, images, 0, count=9).image.shape == (9, 5)
+    with pytest.raises(ValueError, match="a count from 1, not 5 and 0"):
+        explain.top_images(model, images, 0, count=0)
+
+
+def test_the_average_is_the_mean_of_each(model):
+    images = torch.randn(3, 3, 8, 12, generator=torch.Generator().manual_seed(4)).double()
+    seen = explain.average(lambda image: explain.patch_evidence(model, image, 2), images)
+    wanted = sum(explain.patch_evidence(model, images[n], 2) for n in range(3)) / 3
+    assert (seen - wanted).abs().max() < 1e-12
+    # The mean over images of the logit is what the mean map says.
+    logit = model(images)[:, 2].mean()
+    assert abs((seen.mean() + model.head.bias[2] - logit).item()) < 1e-12
+    matrix = explain.average(lambda image: explain.influence(model, image, 1), images)
+    first = explain.influence(model, images[0], 1)
+    assert matrix.shape == (6, 6) and (matrix - first).abs().max() > 1e-6
+    with pytest.raises(ValueError, match="no images"):
+        explain.average(lambda image: image, images[:0])

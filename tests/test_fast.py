@@ -12,9 +12,9 @@ from torch.nn.utils import parametrizations, prune
 
 import mixer_lite as ml
 from mixer_lite import fast
-from mixer_lite.checkpoints import to_timm_state_dict
 from mixer_lite.datasets import cifar10_sample
-from mixer_lite.train import normalize
+from mixer_lite.training.measures import normalize
+from mixer_lite.weights.checkpoints import to_timm_state_dict
 
 SHAPE = dict(image_size=(32, 24), patch_size=8, num_classes=7, num_blocks=3)  # S = 12
 WIDTHS = dict(hidden_dim=20, tokens_mlp_dim=14, channels_mlp_dim=36)
@@ -230,7 +230,7 @@ def test_predict_and_evaluate_go_the_quick_way(taken, tmp_path):
         assert [p.probability for p in a] == pytest.approx([p.probability for p in b], abs=1e-5)
     from PIL import Image
 
-    from mixer_lite.evaluate import evaluate
+    from mixer_lite.training.evaluation import evaluate
 
     for image, (first, *_) in zip(pixels, got, strict=True):
         folder = tmp_path / first.label

@@ -364,3 +364,38 @@ def test_closest_inverse_by_brute_force():
     assert (index[2].item(), index[5].item()) == (5, 2)
     alone, zero = f.closest_inverse(filters[:1])
     assert (alone.tolist(), zero.tolist()) == ([0], [0.0])
+
+
+def test_units_are_matched_with_their_own_after_a_shuffle():
+    torch.manual_seed(3)
+    model = ml.MlpMixer(image_size=(8, 12), patch_size=4, num_blocks=2, **SMALL)
+    other = ml.MlpMixer(image_size=(8, 12), patch_size=4, num_blocks=2, **SMALL)
+    other.load_state_dict(model.state_dict())
+    order = torch.randperm(9)
+    mine, its = model.blocks[1].mlp_tokens, other.blocks[1].mlp_tokens
+    with torch.no_grad():
+        its.fc1.weight.copy_(mine.fc1.weight[order] * 3)  # strength does not count
+        its.fc2.weight.copy_(mine.fc2.weight[:, order])
+    index, likeness = f.match_units(model, other, 1)
+    assert (order[index] == torch.arange(9)).all()
+    assert (likeness - 1).abs().max() < 1e-6
+    # Of unrelated units each is used once, the most alike first, by brute force.
+    fresh = ml.MlpMixer(image_size=(8, 12), patch_size=4, num_blocks=2, **SMALL)
+    index, likeness = f.match_units(model, fresh, 0)
+
+    def alike(a, b):
+        total = 0.0
+        for layer in ("fc1", "fc2"):
+            x, y = (f.token_filters(m, 0, layer)[u].flatten() for m, u in ((model, a), (fresh, b)))
+            total += float(x @ y / (x.norm() * y.norm())) / 2
+        return total
+
+    left, right = set(range(9)), set(range(9))
+    while left:
+        a, b = max(product(left, right), key=lambda pair: alike(*pair))
+        assert index[a] == b and likeness[a].item() == pytest.approx(alike(a, b), abs=1e-6)
+        left.remove(a)
+        right.remove(b)
+    wider = ml.MlpMixer(image_size=8, patch_size=4, num_blocks=2, **SMALL)
+    with pytest.raises(ValueError, match=r"not \(9, 2, 3\) and \(9, 2, 2\)"):
+        f.match_units(model, wider, 0)

@@ -1,6 +1,7 @@
 """open_image and preprocess against Pillow, timm's own transform and hand-made files."""
 
 import io
+import os
 import struct
 import sys
 import warnings
@@ -15,8 +16,8 @@ import torch
 from PIL import Image, features
 
 from mixer_lite import images
+from mixer_lite._support.files import data_path
 from mixer_lite.images import open_image, preprocess, unnormalize
-from mixer_lite.resources import data_path
 from mixer_lite.specs import ModelConfig
 
 # 3 rows of 5 pixels: no two sides, rows or channels alike, so that a swapped axis shows.
@@ -435,3 +436,57 @@ def test_photographs_classes_exist():
     facts = [images.photo_info(name) for name in images.list_photos()]
     assert {fact.cifar10 for fact in facts if fact.cifar10} <= set(CIFAR10_CLASSES)
     assert {fact.imagenet for fact in facts if fact.imagenet} <= imagenet
+
+
+# What strangers give
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 9 9
+%%EndComments
+(EXECUTED) (w) file closefile
+%%EOF
+"""
+
+
+def test_only_kinds_of_images_that_are_decoded_here_are_opened(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("subprocess.check_call", lambda *a, **k: started.append(a))
+    (tmp_path / "cat.jpg").write_bytes(EPS)
+    with Image.open(tmp_path / "cat.jpg") as opened:  # Pillow itself knows it, whatever its name
+        assert opened.format == "EPS"
+        for source in (tmp_path / "cat.jpg", io.BytesIO(EPS), opened):
+            with pytest.raises(ValueError, match="not an image of a kind that is read here"):
+                open_image(source)
+    assert not started
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", "/dev/zero"):
+        with pytest.raises(ValueError, match="is a device or a pipe"):
+            open_image(path)
+
+
+@pytest.mark.parametrize("mode, side", [("F", 6000), ("I", 6000), ("RGBA", 7000), ("I;16", 7000)])
+def test_bytes_count_not_pixels(tmp_path, mode, side):
+    assert side**2 < Image.MAX_IMAGE_PIXELS
+    Image.new(mode, (side, side)).save(
+        tmp_path / "a.tif", compression=None if mode == "I;16" else "tiff_deflate"
+    )
+    with pytest.raises(ValueError, match="claims more pixels than"):
+        open_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("crop", [0.002, 1e-6, 1e-300])
+def test_work_that_a_configuration_asks_for_is_bounded(crop):
+    config = ModelConfig(name="x", image_size=32, crop=crop)
+    with pytest.raises(ValueError, match=r"would be resized to .* takes more memory"):
+        preprocess(Image.new("RGB", (50, 40)), config)
+
+
+def test_names_of_files_are_told_on_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        open_image(tmp_path / "a\n\x1b[31m.png")
+    assert str(error.value).isprintable()

@@ -256,3 +256,43 @@ def test_edits_of_what_is_not_there(model):
             units.remove(3, 0)
         with pytest.raises(ValueError, match="A unit must be from 0 to 8, not -1"):
             units.swap(0, 2, -1)
+
+
+def test_units_removed_to_their_mean_by_loops(model, images):
+    gone, b = [1, 4], 1
+    x = model.stem(model.patchify(images))  # (n, S, C)
+    x = model.blocks[0](x)
+    block = model.blocks[b]
+    mlp = block.mlp_tokens
+    answers = torch.nn.functional.gelu(mlp.fc1(block.norm1(x).transpose(1, 2)))  # (n, C, D_S)
+    for unit in gone:
+        for channel in range(7):
+            answers[:, channel, unit] = sum(answers[:, channel, unit]) / len(images)
+    u = x + mlp.fc2(answers).transpose(1, 2)
+    u = u + block.mlp_channels(block.norm2(u))
+    wanted = model.head(model.norm(model.blocks[2](u)).mean(dim=1))
+    before, whole = state(model), model(images)
+    with explain.edit(model, to="mean", images=images) as units:
+        assert torch.equal(model(images), whole), "nothing is removed yet"
+        units.remove(b, gone)
+        assert (model(images) - wanted).abs().max() < 1e-12
+        units.remove(b, gone[0])  # once more changes nothing
+        assert (model(images) - wanted).abs().max() < 1e-12
+        with explain.edit(model) as inner:
+            inner.remove(0, range(9))
+            assert not torch.allclose(model(images), wanted)
+        assert (model(images) - wanted).abs().max() < 1e-12
+    assert torch.equal(model(images), whole) and same(state(model), before)
+    with pytest.raises(RuntimeError, match="over"):
+        units.remove(b, 1)
+
+
+def test_an_edit_to_the_mean_needs_images(model, images):
+    for wrong in (dict(to="mean"), dict(to="mean", images=images[:0]), dict(to="median")):
+        with pytest.raises(ValueError, match=r'needs images|"zero" or "mean"'):
+            explain.edit(model, **wrong).__enter__()
+    with explain.edit(model, to="mean", images=images) as units:
+        with pytest.raises(ValueError, match="A unit must be"):
+            units.remove(0, 9)
+        with pytest.raises(ValueError, match="block must be"):
+            units.remove(3, 0)

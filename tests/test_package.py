@@ -17,12 +17,14 @@ def run(*command):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.lint
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
 def test_ruff_is_content(command):
     result = run(sys.executable, "-m", "ruff", *command, ".")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.lint
 def test_mypy_is_content():
     result = run(sys.executable, "-m", "mypy")
     assert result.returncode == 0, result.stdout
@@ -43,8 +45,10 @@ def test_wheel_carries_the_weights_and_the_course(tmp_path):
     for wanted in (
         "mixer_lite/_data/mixer_nano_cifar10.safetensors",
         "mixer_lite/_data/photos/cat.jpg",
-        "mixer_lite/_notebooks/01_images_as_tokens.ipynb",
+        "mixer_lite/_book/notebooks/01_images_as_tokens.ipynb",
+        "mixer_lite/_book/notebooks/maps/lesson_01.svg",
         "mixer_lite/model.py",
+        "mixer_lite/_support/jupyter/labconfig/default_setting_overrides.json",
     ):
         assert wanted in names
     # Run from the wheel alone, away from the checkout.

@@ -16,11 +16,13 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from mixer_lite._support.tables import Table, read_table
 from mixer_lite.datasets import cifar10
-from mixer_lite.recipe import LESSON, Recipe, adamw_throughout
-from mixer_lite.runs import Diverged, read_table, write_table
 from mixer_lite.specs import count_parameters, spec
-from mixer_lite.train import train
+from mixer_lite.training.loop import train
+from mixer_lite.training.recipe import LESSON, Recipe, adamw_throughout
+from mixer_lite.training.runs import Diverged
+from mixer_lite.training.teacher import load_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDOUT = 5000
@@ -60,11 +62,15 @@ VARIANTS: list[tuple[str, str, dict]] = [
     ("no_warm_up", "no warm-up", dict(warmup_epochs=0.0)),
     ("ema", "a moving average of the weights of the last 100 steps", dict(ema=0.99)),
     ("clip", "gradients no longer than 1", dict(clip=1.0)),
+    ("average", "the mean of the weights of the last 30 % of the steps", dict(average_share=0.3)),
+    ("teacher", "a convolutional teacher in place of labels", {}),
+    ("teacher_warm", "the same, both networks' logits divided by 4", dict(teacher_temperature=4.0)),
     ("batch_64", "batches of 64", dict(batch_size=64)),
     ("batch_128", "batches of 128", dict(batch_size=128)),
     ("batch_256", "batches of 256", dict(batch_size=256)),
     ("batch_512", "batches of 512", dict(batch_size=512)),
 ]  # fmt: skip
+TAUGHT = ("teacher", "teacher_warm")
 # The lesson's recipe as it was before this table, which gave it smaller batches and the plateau.
 BASES = {"lesson": replace(LESSON, batch_size=256, decay_share=1.0), "long": Recipe()}
 COLUMNS = (
@@ -74,7 +80,7 @@ COLUMNS = (
 
 
 def run(name: str, recipe: Recipe, seed: int, out: Path, data: dict, options: dict) -> dict:
-    """Train one variant; what it reached."""
+    """Train one variant; what it reached. ``options`` go to :func:`train`."""
     try:
         train(name, out, recipe=recipe, seed=seed, **data, **options)
     except Diverged as error:  # a variant that diverges is a result too
@@ -99,22 +105,27 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--images", type=int, default=50_000, help="training images, held out ones included"
     )
+    parser.add_argument("--teacher", type=Path, help="of 'mixer-lite teacher'; else no such runs")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction)
     parser.add_argument("--table", type=Path, default=ROOT / "data/ablation.csv")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/ablation")
     args = parser.parse_args(argv)
 
+    teacher = args.teacher and load_teacher(args.teacher)
     cifar = cifar10()
     data = dict(images=cifar.train_images[: args.images], labels=cifar.train_labels[: args.images])
     options = dict(
         holdout=min(HOLDOUT, args.images // 3), device=args.device, bfloat16=args.bfloat16
     )
+    table = Table(args.table, COLUMNS, key=("base", "variant", "model", "epochs", "images", "seed"))
     for seed in args.seeds:
         for variant, changes, choices in VARIANTS:
             base = replace(BASES[args.base], epochs=args.epochs)
             recipe = replace(base, **choices)
             if variant not in args.variants or (choices and recipe == base):
+                continue
+            if variant in TAUGHT and teacher is None:
                 continue
             key = dict(
                 base=args.base,
@@ -124,15 +135,15 @@ def main(argv: list[str] | None = None) -> None:
                 images=args.images,
                 seed=seed,
             )
-            if any(all(row[k] == str(v) for k, v in key.items()) for row in read_table(args.table)):
+            if table.has(**key):
                 continue
             folder = (
                 args.runs / f"{args.model}_{args.base}_{variant}_{args.epochs}_{args.images}_{seed}"
             )
-            reached = run(args.model, recipe, seed, folder, data, options)
+            given = options | dict(teacher=teacher if variant in TAUGHT else None)
+            reached = run(args.model, recipe, seed, folder, data, given)
             parameters = count_parameters(**spec(args.model))["total"]
-            row: dict = dict(**key, changes=changes, parameters=parameters, **reached)
-            write_table(args.table, [*read_table(args.table), row], COLUMNS)
+            table.put([dict(**key, changes=changes, parameters=parameters, **reached)])
             print(f"{variant}, seed {seed}: {reached}", flush=True)
 
 

@@ -33,7 +33,7 @@ def find() -> str | None:
 
 
 def _own() -> str | None:
-    # Asked in a process of its own: Playwright can be started only once in each.
+    # Asked in its own process: Playwright can be started only once in each.
     code = (
         "from playwright.sync_api import sync_playwright\n"
         "with sync_playwright() as p: print(p.chromium.executable_path)"
@@ -43,8 +43,8 @@ def _own() -> str | None:
 
 
 def _starts(path: str) -> bool:
-    # On Ubuntu, chromium-browser may be a mere hint to install something. Edge and Chrome on
-    # Windows answer --version with a window.
+    # On Ubuntu, chromium-browser may be no more than a hint to install something. Edge and Chrome
+    # on Windows answer --version with a window.
     if os.name == "nt":
         return True
     try:

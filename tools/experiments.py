@@ -11,14 +11,15 @@ goes on with the runs that are missing. A run takes one to two minutes on two co
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
+from mixer_lite._support.files import replaced
+from mixer_lite._support.tables import Table
 from mixer_lite.datasets import cifar10
 from mixer_lite.experiments import RUNS, fit
-from mixer_lite.measures import token_weights
 from mixer_lite.model import MlpMixer
-from mixer_lite.resources import replace_file
-from mixer_lite.runs import read_table, write_table
+from mixer_lite.training.measures import token_weights
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 COLUMNS = (
@@ -27,7 +28,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _place(row: dict) -> tuple[int, int, int]:
+def _place(row: Mapping[str, str]) -> tuple[int, int, int]:
     # In the order of the list, then of seeds and steps.
     return list(RUNS).index(row["run"]), int(row["seed"]), int(row["step"])
 
@@ -38,7 +39,8 @@ def keep_filters(path: Path, run: str, model: MlpMixer) -> None:
 
     kept = load_file(path) if path.exists() else {}
     kept[run] = token_weights(model)["fc1"]
-    replace_file(path, save(kept))
+    with replaced(path) as file:
+        file.write(save(kept))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,18 +54,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--table", type=Path, default=DATA / "experiments.csv")
     parser.add_argument("--filters", type=Path, default=DATA / "experiments_filters.safetensors")
     args = parser.parse_args(argv)
+    table = Table(args.table, COLUMNS, key=("run", "seed", "step"))
     data = cifar10()
     for seed in args.seeds:
         for run in args.runs:
-            if any(r["run"] == run and r["seed"] == str(seed) for r in read_table(args.table)):
+            if table.has(run=run, seed=seed):
                 continue
             net, rows = fit(run, seed, data, progress=False)
             if RUNS[run].keep and seed == 0:  # notebook 07 sorts them by this seed's permutation
                 assert isinstance(net, MlpMixer)
                 keep_filters(args.filters, run, net)
-            named: list[dict] = [dict(run=run, seed=seed, **row) for row in rows]
-            rows_so_far = sorted([*read_table(args.table), *named], key=_place)
-            write_table(args.table, rows_so_far, COLUMNS)
+            table.put([dict(run=run, seed=seed, **row) for row in rows], order=_place)
             print(f"{run}, seed {seed}: {rows[-1]['accuracy']:.2%}", flush=True)
 
 

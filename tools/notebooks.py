@@ -4,6 +4,12 @@
     python tools/notebooks.py 01 03           only these
     python tools/notebooks.py --check         store nothing; say where code and outputs disagree
     python tools/notebooks.py --cifar10 07    with all of CIFAR-10, which must be in the cache
+    python tools/notebooks.py --states 01     store only what explorers and sliders show
+    python tools/notebooks.py --pictures      only take the explorers' pictures; nothing is run
+
+What a lesson's explorers and sliders show is kept in docs/states/, a file a cell, so that they are
+alive in the web book too. An explorer's output in the notebook is a picture of that, as a browser
+shows it; where there is no browser, its figure.
 
 A notebook with faults is reported and left as it was. What a cell tagged "varies" gives depends on
 the machine, as a training does: it is stored, and not compared. Stored notebooks are normalised, so
@@ -18,6 +24,7 @@ import base64
 import copy
 import hashlib
 import io
+import json
 import os
 import re
 import statistics
@@ -36,6 +43,7 @@ from PIL import Image, ImageFilter
 
 ROOT = Path(__file__).resolve().parent.parent
 COURSE = ROOT / "notebooks"
+STATES = ROOT / "docs" / "states"
 OFFLINE = ROOT / "tools" / "offline"
 
 MAX_BYTES, MAX_SECONDS = 600_000, 120
@@ -46,8 +54,12 @@ WORDS_PER_CODE_CELL = (60, 150)
 # the measure below); another picture, or one row of one matrix changed, gives 0.15 and more.
 MAX_PICTURE_DIFFERENCE = 0.08
 
+# The last two say which cells JupyterLab folds, and below which headings.
+KEPT = ("tags", "jupyter", "jp-MarkdownHeadingCollapsed")
 VARIES = "varies"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+EXPLORER = "The picture of an explorer"  # begins the alt text of one
+WIDTH = 960  # pixels of a cell's output
 WIDGET_NOTE = "(Sliders appear here when the notebook runs.)"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -108,7 +120,8 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
     for old in notebook.cells:
         cell = copy.deepcopy(old)
         cell.source = _stripped(cell.source).strip("\n")
-        cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k == "tags"})
+        kept = {k: v for k, v in cell.metadata.items() if k in KEPT}
+        cell.metadata = NotebookNode(kept)
         name = cell.get("id", "")
         while not name or name in seen:
             name = hashlib.sha256(f"{len(seen)} {name} {cell.source}".encode()).hexdigest()[:8]
@@ -123,11 +136,31 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
     return new
 
 
-def execute(notebook: NotebookNode, folder: Path = COURSE, cifar10: bool = False) -> NotebookNode:
+def alone(empty: str | Path, cifar10: bool = False) -> dict[str, str]:
+    """Environment variables with which a process has no network and none of the user's caches.
+
+    ``empty`` is a folder in their place; with ``cifar10`` the cache of CIFAR-10 stays.
+    """
+    paths = [str(OFFLINE), os.environ.get("PYTHONPATH", "")]
+    switches = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    switches["npm_config_offline"] = "true"  # npm is no Python, so nothing else would stop it
+    switches["HF_HOME"] = str(empty)  # weights in the user's cache would give other outputs
+    if not cifar10:
+        switches["MIXER_LITE_CACHE"] = switches["npm_config_cache"] = str(empty)
+    return switches
+
+
+def execute(
+    notebook: NotebookNode,
+    folder: Path = COURSE,
+    cifar10: bool = False,
+    states: dict[str, dict] | None = None,
+) -> NotebookNode:
     """Run a copy from clean with the network blocked, and normalise it.
 
     An error ends the run; it is then the last output. With ``cifar10`` the user's cache of it is
-    there, else only what comes with the project.
+    there, else only what comes with the project. ``states`` receives, for the ids of cells, what
+    their explorers and sliders show.
     """
     fresh = copy.deepcopy(notebook)
     for cell in fresh.cells:
@@ -143,18 +176,91 @@ def execute(notebook: NotebookNode, folder: Path = COURSE, cifar10: bool = False
         coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
-    paths = [str(OFFLINE), os.environ.get("PYTHONPATH", "")]
-    switches = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    switches["npm_config_offline"] = "true"  # npm is no Python, so nothing else would stop it
     with tempfile.TemporaryDirectory() as empty:
-        switches["HF_HOME"] = empty  # weights in the user's cache would give other outputs
-        if not cifar10:
-            switches["MIXER_LITE_CACHE"] = switches["npm_config_cache"] = empty
+        if states is not None:
+            fresh.cells.append(nbformat.v4.new_code_cell(_KEEP.format(str(ROOT / "tools"), empty)))
         try:
-            client.execute(env={**os.environ, **switches})
+            client.execute(env={**os.environ, **alone(empty, cifar10)})
         except CellExecutionError:
             pass  # faults() reports the error that the notebook now holds
+        if states is not None:
+            fresh.cells.pop()
+            states |= _kept(fresh, Path(empty))
     return normalise(fresh)
+
+
+_KEEP = """\
+import sys, pathlib
+sys.path.insert(0, {0!r})
+import states
+states.keep(pathlib.Path({1!r}))"""
+
+
+def _kept(notebook: NotebookNode, folder: Path) -> dict[str, dict]:
+    # By cells, what states.keep() has written by widgets.
+    found = {}
+    for _, cell in _code_cells(notebook):
+        for output in cell.outputs:
+            shown = output.get("data", {}).get(WIDGET, {}).get("model_id", "")
+            if (path := folder / f"{shown}.json").is_file():
+                found[cell.id] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def store_states(stem: str, notebook: NotebookNode, states: dict[str, dict]) -> None:
+    """Keep in ``docs/states`` what a lesson's explorers and sliders show, and nothing older."""
+    STATES.mkdir(exist_ok=True)
+    for path in STATES.glob(f"{stem}-*.json"):
+        path.unlink()
+    for cell in notebook.cells:
+        # What varies belongs to a training that is over: its picture says more.
+        if cell.id in states and VARIES not in cell.metadata.get("tags", []):
+            text = json.dumps(states[cell.id], separators=(",", ":"))
+            path = STATES / f"{stem}-{cell.id}.json"
+            path.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def stored_states(stem: str) -> dict[str, dict]:
+    """What a lesson keeps in ``docs/states``, by the ids of its cells."""
+    paths = STATES.glob(f"{stem}-*.json")
+    return {
+        path.stem.removeprefix(f"{stem}-"): json.loads(path.read_text(encoding="utf-8"))
+        for path in paths
+    }
+
+
+def take_pictures(notebook: NotebookNode, states: dict[str, dict]) -> None:
+    """Give explorers' outputs pictures of their states, as a browser shows them."""
+    found = [(_explorer_of(cell), states.get(cell.id)) for cell in notebook.cells]
+    shown = [(output, state) for output, state in found if output and state]
+    if not shown:
+        return
+    sys.path.append(str(ROOT / "tools"))
+    import pictures
+
+    if pictures.browser.find() is None:
+        print("    Explorers keep their pictures: there is no browser to take new ones.")
+        return
+    with pictures.opened(WIDTH, 1200) as page:
+        for output, state in shown:
+            (alt,) = {known["alt"] for known in output.metadata.values()}
+            picture = base64.b64encode(pictures.of_explorer(page, state)).decode()
+            output.data = {"text/plain": output.data["text/plain"], "image/png": picture}
+            output.metadata = {"image/png": {"alt": alt}}
+
+
+def _with_explorers(stored: NotebookNode, fresh: NotebookNode) -> NotebookNode:
+    # Explorers' outputs of another run, all else as it was.
+    for old, new in zip(stored.cells, fresh.cells, strict=True):
+        if _explorer_of(new) and VARIES not in old.metadata.get("tags", []):
+            old.outputs = new.outputs
+    return stored
+
+
+def _explorer_of(cell: NotebookNode) -> NotebookNode | None:
+    # The output of a cell that is an explorer's picture.
+    told = ((o, o.get("data", {}).get("text/plain", "")) for o in cell.get("outputs", []))
+    return next((output for output, text in told if text.startswith(f"[{EXPLORER}")), None)
 
 
 def faults(notebook: NotebookNode) -> list[str]:
@@ -223,10 +329,13 @@ def picture_difference(one: Image.Image, other: Image.Image) -> float:
     return float(max(excess))
 
 
-def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
+def differences(
+    stored: NotebookNode, fresh: NotebookNode, compare_pictures: bool = True
+) -> list[str]:
     """Where the outputs of two runs of one notebook disagree: one sentence each.
 
-    Text must be equal; pictures must look alike. Cells tagged "varies" are passed over.
+    Text must be equal; pictures must look alike if they are to be compared. Cells tagged "varies"
+    are passed over, and explorers' pictures, which a browser took: their alt text is compared.
     """
     found = []
     pairs = zip(_code_cells(stored), _code_cells(fresh), strict=True)
@@ -242,11 +351,11 @@ def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
                 found.append(f"{where} stores a {a.output_type}, gives a {b.output_type}.")
                 continue
             pictures = _picture(a), _picture(b)
-            if all(pictures):
+            if all(pictures) and compare_pictures and not _explorer_of(old):
                 gap = picture_difference(*pictures)
                 if gap > MAX_PICTURE_DIFFERENCE:
                     found.append(f"{where} stores another picture (they differ by {gap:.2f}).")
-            elif any(pictures):
+            elif any(pictures) and not all(pictures):
                 found.append(f"{where} gives a picture only one of two times.")
             pair = [o.text if "text" in o else o.get("data", {}).get("text/plain") for o in (a, b)]
             if pair[0] != pair[1]:
@@ -254,28 +363,43 @@ def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
     return found
 
 
+def _write(path: Path, notebook: NotebookNode) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        nbformat.write(notebook, file)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command; 0 when every notebook is in order."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("names", nargs="*", help="first letters of names, as 01; all by default")
     parser.add_argument("--check", action="store_true", help="store nothing, only compare")
+    parser.add_argument("--states", action="store_true", help="store only docs/states")
+    parser.add_argument("--pictures", action="store_true", help="only explorers' pictures; no run")
     parser.add_argument("--cifar10", action="store_true", help="let them find CIFAR-10's cache")
     options = parser.parse_args(arguments)
     longest = MAX_SECONDS_WITH_CIFAR10 if options.cifar10 else MAX_SECONDS
     bad = False
     for path in find(options.names):
         stored = read(path)
+        if options.pictures:
+            take_pictures(stored, stored_states(path.stem))
+            _write(path, stored)
+            print(f"{path.stem:32} {path.stat().st_size / 1000:6.0f} KB")
+            continue
         start = time.perf_counter()
-        fresh = execute(stored, cifar10=options.cifar10)
+        states: dict[str, dict] = {}
+        fresh = execute(stored, cifar10=options.cifar10, states=states)
         seconds = time.perf_counter() - start
         found = faults(fresh)
-        if seconds > longest:
+        if seconds > longest and not options.states:
             found.append(f"It runs for {seconds:.0f} s, more than {longest}.")
         if options.check:
             found += faults(stored) + differences(stored, fresh)
         elif not found:
-            with path.open("w", encoding="utf-8", newline="\n") as file:
-                nbformat.write(fresh, file)
+            store_states(path.stem, fresh, states)
+            kept = _with_explorers(stored, fresh) if options.states else fresh
+            take_pictures(kept, stored_states(path.stem) if options.states else states)
+            _write(path, kept)
         size = path.stat().st_size / 1000
         print(f"{path.stem:32} {seconds:6.1f} s {size:6.0f} KB  {'FAULTS' if found else 'fine'}")
         for sentence in dict.fromkeys(found):

@@ -19,20 +19,45 @@ import numpy as np
 import traitlets
 from torch import Tensor
 
-from mixer_lite.drawing import MAGNITUDE, SIGNED
-from mixer_lite.resources import replace_file
+from mixer_lite._support.files import replaced
+from mixer_lite.explorers import engine
+from mixer_lite.figures.drawing import MAGNITUDE, SIGNED
 
 if TYPE_CHECKING:
-    from mixer_lite.drawing import Picture
+    from mixer_lite.figures.drawing import Picture
+    from mixer_lite.model import MlpMixer
 
 HERE = Path(__file__).parent
+# Traits that are the widget's and not the explorer's.
+OWN = ("_esm", "_css", "_anywidget_id", "_turn", "_answered", "layout", "tooltip", "tabbable")
 STILL = "The picture of an explorer: run the cell in JupyterLab to move its parts."
 
 
-def page_code(name: str) -> str:
-    """The JavaScript module of one explorer: the shared helpers, then its own file."""
-    shared, own = ((HERE / f"{n}.js").read_text(encoding="utf-8") for n in ("common", name))
-    return shared + own
+def page_code(name: str, *parts: str) -> str:
+    """The JavaScript module of one explorer: the shared helpers, its parts, then its own page."""
+    return _read(
+        "common.js", "export.js", *(f"{name}/{part}.js" for part in parts), f"{name}/page.js"
+    )
+
+
+def page_style(name: str) -> str:
+    """The style sheet of one explorer: the shared one, then its own where it has one."""
+    return _read("common.css", f"{name}/page.css")
+
+
+def answering_code(name: str) -> str:
+    """What answers an explorer in the page itself: the engine's side, then its own."""
+    return _read("engine/live.js", f"{name}/answers.js")
+
+
+def notebook_code(page: str, answering: str) -> str:
+    """The module for a notebook of an explorer whose network may answer in the page."""
+    return _importable(page + _read("saved.js") + answering) + _read("notebook.js")
+
+
+def _read(*names: str) -> str:
+    files = (HERE / name for name in names)
+    return "\n".join(file.read_text(encoding="utf-8") for file in files if file.exists())
 
 
 def packed(values: Tensor | np.ndarray) -> dict[str, Any]:
@@ -61,6 +86,25 @@ def quantized(values: Tensor, axis: int = 0) -> dict[str, Any]:
     return {**packed(q.astype(np.int8)), "scale": scale.flatten().tolist()}
 
 
+def quantized_maps(maps: Tensor) -> dict[str, Any]:
+    """Many maps ``(n, gh, gw)`` as :func:`quantized` has them, their scales as bytes, too."""
+    entry = quantized(maps)
+    return {**entry, "scale": packed(np.asarray(entry["scale"]))}
+
+
+def in_range(proposal: Any, count: int) -> Any:
+    """A number proposed for a trait, if it is one of so many from 0; or ``None``.
+
+    Raises:
+        TraitError: it is not.
+    """
+    value = proposal.value
+    if value is not None and not 0 <= value < count:
+        name = proposal.trait.name
+        raise traitlets.TraitError(f"{name} must be from 0 to {count - 1}, not {value}.")
+    return value
+
+
 def _lut(name: str, count: int) -> bytes:
     # Colours of a matplotlib map as RGBA bytes, so that page and figures agree.
     return matplotlib.colormaps[name](np.linspace(0, 1, count), bytes=True).tobytes()
@@ -69,17 +113,30 @@ def _lut(name: str, count: int) -> bytes:
 class Explorer(anywidget.AnyWidget):
     """Base of the explorers.
 
-    A subclass names its code (``_esm = page_code("filters")``), declares its traits with
-    ``.tag(sync=True)`` and says in :meth:`figure` what stands where no kernel runs.
+    A subclass names its code (``_page = _esm = page_code("patches")``), declares its traits with
+    ``.tag(sync=True)`` and says in :meth:`figure` what stands where no kernel runs. One that asks
+    a network names also the code that answers in the page (``_answering``; its ``_esm`` is then
+    ``notebook_code(_page, _answering)``), and the network.
     """
 
     _css = (HERE / "common.css").read_text(encoding="utf-8")
-    _esm = ""
+    _page = _esm = ""
     title = "Explorer"
+    page_width = "80rem"  # of a saved page, at most
+    _answering = ""
+    _told: tuple[str, ...] = ("message",)  # public traits that a reader does not choose
 
     # Maps for -127..127 and 0..255, RGBA bytes.
     _signed = traitlets.Bytes(_lut(SIGNED, 255)).tag(sync=True)
     _magnitude = traitlets.Bytes(_lut(MAGNITUDE, 256)).tag(sync=True)
+
+    # Of what a notebook's page asks, and up to which of it all is answered.
+    _turn = traitlets.Int(0).tag(sync=True)
+    _answered = traitlets.Int(0).tag(sync=True)
+
+    def __init__(self, **state: Any):
+        super().__init__(**state)
+        self.on_msg(self._send_network)
 
     def figure(self) -> Picture:
         """The picture of what is chosen now, for example to save it."""
@@ -93,29 +150,97 @@ class Explorer(anywidget.AnyWidget):
         still, metadata = picture._repr_mimebundle_()
         return {**bundle, **still}, metadata
 
-    def save_html(self, path: str | Path) -> Path:
-        """Write one page that works from a file, without Python or a network.
+    def _live_network(self) -> MlpMixer | None:
+        # The network that a page without Python would ask.
+        return None
 
-        What needs Python stands still in it, and says so.
+    def _send_network(self, _: Any, content: dict[str, Any], __: Any) -> None:
+        # A notebook's page asks once, after its first drawing.
+        asked = self._live_network() if content.get("ask") == "network" else None
+        if asked is not None and not engine.why_not(asked):
+            network, parts = engine.parts(asked)
+            self.send(dict(network=network, worker=engine.worker_code()), parts)
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take what the page chose, answer, and then say up to which turn all is answered."""
+        try:
+            super().set_state(sync_data)
+        finally:
+            if "_turn" in sync_data:
+                self._answered = sync_data["_turn"]  # after all answers
+
+    def saved_state(self, *, live: bool = True) -> dict[str, Any]:
+        """What a page without Python must know to show this explorer, beside its code.
+
+        Returns:
+            What may stand in JSON: ``kind`` (the folder of its code), ``state``, ``view`` (the
+            names that a reader chooses) and ``network``, the name of what it asks, or ``None``.
+        """
+        state = {
+            name: getattr(self, name)
+            for name in self.traits(sync=True)
+            if name not in OWN and not name.startswith(("_model", "_view", "_dom"))
+        }
+        asked = self._live_network()
+        state["_still"] = engine.why_not(asked) if live and asked else ""
+        alive = live and asked is not None and not state["_still"] and asked.config
+        return dict(
+            kind=type(self).__module__.split(".")[-2],
+            state=_plain(state),
+            view=[name for name in state if not name.startswith("_") and name not in self._told],
+            network=alive.name if alive else None,
+        )
+
+    @classmethod
+    def page_script(cls, *, live: bool) -> str:
+        """Its code for a page without Python, with what answers it there if it is ``live``."""
+        return _importable(cls._page + _read("saved.js") + (cls._answering if live else ""))
+
+    @classmethod
+    def page(cls, saved: dict[str, Any], network: MlpMixer | None = None) -> str:
+        """The page of what :meth:`saved_state` gave, with the network that answers in it."""
+        return _read("saved.html").format(
+            title=html.escape(cls.title),
+            css=page_style(saved["kind"]),
+            width=cls.page_width,
+            state=_json(saved["state"]),
+            network=_json(engine.packed(network) if network else None),
+            worker=engine.worker_code() if network else "",
+            view=json.dumps(saved["view"]),
+            code=cls.page_script(live=network is not None),
+            model='new AnsweringModel(state, new Engine(text("worker"), network))'
+            if network
+            else "new PageModel(state)",
+        )
+
+    def save_html(self, path: str | Path, *, live: bool = True) -> Path:
+        """Write one page that works from a file, without Python or a network connection.
+
+        A Mixer of up to three million parameters goes into the page, its weights in half
+        precision, so that everything in it can be tried. Of a larger one, what needs the network
+        stands still, and the page says so. What a reader chooses stands in the page's address, so
+        that a view can be sent.
+
+        Args:
+            path: the file to write.
+            live: ``False`` leaves the network out: a smaller page, in which what needs it stands
+                still.
 
         Returns:
             The path written to; the file is replaced whole or not at all.
         """
-        path = Path(path)
-        skip = {"_esm", "_css", "_anywidget_id", "layout", "tooltip", "tabbable"}
-        state = {
-            name: getattr(self, name)
-            for name in self.traits(sync=True)
-            if name not in skip and not name.startswith(("_model", "_view", "_dom"))
-        }
-        text = _PAGE.format(
-            title=html.escape(self.title),
-            css=self._css,
-            state=json.dumps(_plain(state)).replace("<", "\\u003c"),
-            code=_importable(str(self._esm)),
-        )
-        replace_file(path, text.encode())
+        path, saved = Path(path), self.saved_state(live=live)
+        asked = self._live_network()
+        alive = live and asked is not None and not saved["state"]["_still"]
+        text = self.page(saved, asked if alive else None)
+        with replaced(path) as file:
+            file.write(text.encode())
         return path
+
+
+def _json(value: Any) -> str:
+    # JSON that may stand in a script element.
+    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _plain(value: Any) -> Any:
@@ -134,35 +259,3 @@ def _importable(code: str) -> str:
     if code.count("export default") != 1:
         raise ValueError("An explorer's code must hold one 'export default'.")
     return code.replace("export default", "const explorer =").replace("</script", "<\\/script")
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ margin: 1rem auto; max-width: 62rem; padding: 0 1rem;
-  background: light-dark(#fff, #111); color: light-dark(#222, #eee);
-  font: 14px/1.4 system-ui, sans-serif; }}
-{css}
-</style>
-</head>
-<body>
-<main id="explorer"></main>
-<script type="application/json" id="state">{state}</script>
-<script type="module">
-{code}
-const state = JSON.parse(document.getElementById("state").textContent, (key, value) => {{
-  if (value === null || typeof value !== "object" || !("$bytes" in value)) return value;
-  const text = atob(value.$bytes), bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return new DataView(bytes.buffer);
-}});
-explorer.render({{ model: new PageModel(state), el: document.getElementById("explorer") }});
-</script>
-</body>
-</html>
-"""

@@ -115,11 +115,17 @@ function change(model, name, value) {
 }
 
 // Set traits here at once, and in Python when the hand rests or half a second has gone by: of the
-// many values of a drag Python needs the last, and its answer to each would slow the page.
+// many values of a drag Python needs the last, and its answer to each would slow the page. An engine
+// in the page is asked at once.
 const RESTED = 60, LATEST = 500; // milliseconds
 const dragged = new WeakMap(); // model -> what Python has not heard yet
 
 function drag(model, values) {
+  if (model.here) {
+    setAll(model, values);
+    model.save_changes();
+    return;
+  }
   const now = performance.now(), held = dragged.get(model) ?? { since: now, values: {} };
   if (!dragged.has(model)) {
     // Python's echo of an earlier value may come meanwhile: the hand's is the newer one.
@@ -153,33 +159,70 @@ function listen(model, names, signal, callback) {
   }
 }
 
-// In a saved page there is no Python: say once what stands still.
-function withoutPython(model, what) {
-  return model instanceof PageModel ? h("p", { className: "note" }, `${what} needs Python: open it in JupyterLab for that.`) : "";
+// Whether someone answers what is asked of the network: Python, or the engine in a saved page.
+const answers = (model) => model.asks !== false;
+
+// What `predict` divides the logits by, where it does.
+const calibration = ({ temperature = 1 }) => (temperature === 1 ? ""
+  : `Probabilities are those of predict: the softmax of the logits divided by the model's temperature, ${temperature}.`);
+
+// Where nobody does: say once what stands still, and why.
+function standsStill(model, what) {
+  if (answers(model)) return "";
+  const why = model.get("_still") || "";
+  return h("p", { className: "note" }, `${what} needs Python: open it in JupyterLab for that.`, why ? ` ${why}` : "");
 }
 
-// The part of anywidget's model that explorers use, for pages without a kernel.
-class PageModel {
-  constructor(state) {
-    this.state = state;
-    this.listeners = new Map();
+// A way to open a photograph of the reader's: a button, or the file dropped on `root` or pasted there.
+// It goes to the `_upload` trait; what is wrong with it comes back in `message`.
+const LARGEST = 8e6; // bytes of a file: a longer message would break the connection to Python
+function photographOpener(model, root, signal) {
+  const live = answers(model);
+  const input = h("input", { type: "file", accept: "image/*", className: "unseen", disabled: !live });
+  const label = h("label", { className: live ? "file" : "file off" }, "Open a photograph of yours…", input);
+  const problem = h("p", { className: "alert", role: "alert" });
+  async function send(file) {
+    if (!file || !live) return;
+    input.value = ""; // so that the same file can be chosen again
+    problem.textContent = "";
+    try {
+      const bytes = await (file.size > LARGEST ? await shrunk(file) : file).arrayBuffer();
+      if (!signal.aborted) change(model, "_upload", { name: file.name, data: new DataView(bytes) });
+    } catch {
+      problem.textContent = `Cannot read ${file.name}: it is too large and the browser cannot shrink it; make it smaller first.`;
+    }
   }
-  get(name) {
-    return this.state[name];
-  }
-  set(name, value) {
-    if (this.state[name] === value) return;
-    this.state[name] = value;
-    for (const callback of [...(this.listeners.get(`change:${name}`) ?? [])]) callback();
-  }
-  on(event, callback) {
-    if (!this.listeners.has(event)) this.listeners.set(event, new Set());
-    this.listeners.get(event).add(callback);
-  }
-  off(event, callback) {
-    this.listeners.get(event)?.delete(callback);
-  }
-  save_changes() {}
-  send() {}
+  const hover = (on) => (event) => {
+    if (!live || !event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    root.classList.toggle("dropping", on);
+  };
+  input.addEventListener("change", () => send(input.files[0]), { signal });
+  for (const kind of ["dragenter", "dragover"]) root.addEventListener(kind, hover(true), { signal });
+  root.addEventListener("dragleave", hover(false), { signal });
+  root.addEventListener("drop", (event) => {
+    hover(false)(event);
+    send(event.dataTransfer?.files[0]);
+  }, { signal });
+  root.addEventListener("paste", (event) => {
+    const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
+    if (!file) return;
+    event.preventDefault();
+    event.stopPropagation();
+    send(file);
+  }, { signal });
+  const tell = () => (problem.textContent = model.get("message"));
+  listen(model, "message", signal, tell);
+  tell();
+  return { label, problem };
 }
 
+// A photograph too large to send, its longer side at most 2048 pixels.
+async function shrunk(file) {
+  const image = await createImageBitmap(file);
+  const scale = Math.min(1, 2048 / Math.max(image.width, image.height));
+  const canvas = h("canvas", { width: Math.round(image.width * scale), height: Math.round(image.height * scale) });
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  image.close();
+  return new Promise((resolve, reject) => canvas.toBlob((blob) => (blob ? resolve(blob) : reject()), "image/jpeg", 0.95));
+}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,16 @@ def solutions(assignment: str) -> dict[str, str]:
         name_of(cell): re.sub(r".*### (BEGIN|END) SOLUTION\n?", "", cell.source)
         for cell in notebook.cells
         if cell.metadata.get("nbgrader", {}).get("solution")
+    }
+
+
+def grade_cells(assignment: str) -> dict[str, str]:
+    """An assignment's grade cells of code, with the hidden tests, by cell."""
+    notebook = nbformat.read(SOURCE / assignment / f"{assignment}.ipynb", as_version=4)
+    return {
+        name_of(cell): cell.source
+        for cell in notebook.cells
+        if cell.metadata.get("nbgrader", {}).get("grade") and cell.cell_type == "code"
     }
 
 
@@ -90,7 +102,7 @@ TAMPER = {
     "patchify": """
 import builtins
 
-from mixer_lite.checks import trial
+from mixer_lite.check.engine import trial
 
 check.patchify = lambda *a, **k: type("R", (), {"require": lambda self: self})()
 trial.nearly_equal = lambda *a, **k: True
@@ -185,7 +197,7 @@ import os
 import socket
 
 found = [p for p in glob.glob(ROOT + "/**/*.ipynb", recursive=True)]
-for place in (GRADED, SUBMISSIONS, "../.."):
+for place in (GRADED, SUBMISSIONS, ".."):
     found += [p for p in glob.glob(place + "/**/*", recursive=True)]
 texts = [open(p, errors="replace").read() for p in found if os.path.isfile(p)]
 told = [word for word in ("BEGIN SOLUTION", "HIDDEN", "SQLite") if word in "".join(texts)]
@@ -224,3 +236,25 @@ def shuffle_cells(notebook: NotebookNode) -> None:
             nbgrader.update(points=1000, solution=True, locked=False)
         kept.append(cell)
     notebook.cells = kept
+
+
+# What was found among them.
+
+
+def zipped(**files) -> bytes:
+    """A zip that holds these files."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return held.getvalue()
+
+
+def graded(result) -> dict[tuple[str, str], str]:
+    """The file that is graded, by student and assignment."""
+    return {(s.student, s.assignment): s.called for s in result.submissions}
+
+
+def students(result) -> list[str]:
+    """Everybody who was found, with or without a notebook."""
+    return sorted({s.student for s in result.submissions} | {name for name, _, _ in result.named})

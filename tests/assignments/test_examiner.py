@@ -35,7 +35,7 @@ def token_mixing(x, w1, b1, w2, b2):
     "wrong": RIGHT.replace("x.mT @", "x.mT @ -"),
     "nothing": "token_mixing = None",
     "changes the check when it is called": """
-from mixer_lite.checks import trial
+from mixer_lite.check.engine import trial
 
 
 def token_mixing(x, w1, b1, w2, b2):
@@ -45,7 +45,7 @@ def token_mixing(x, w1, b1, w2, b2):
     "changes the check all the time": """
 import threading
 
-from mixer_lite.checks import trial
+from mixer_lite.check.engine import trial
 
 
 def again():
@@ -60,7 +60,7 @@ def token_mixing(x, w1, b1, w2, b2):
     return torch.zeros_like(x)
 """,
     "changes a function's code": """
-from mixer_lite.checks import trial
+from mixer_lite.check.engine import trial
 
 trial.nearly_equal.__code__ = (lambda got, want: True).__code__
 
@@ -103,8 +103,7 @@ sys.path.insert(0, sys.argv[1])
 import kernel
 
 cell, answers = json.load(sys.stdin)
-examiner = kernel.Examiner({"tokens": {}, "may_call": {}})
-examiner.tokens[examiner.key(cell)] = "token"
+examiner = kernel.Examiner({}, lambda: (examiner.key(cell), "token"))
 results = {}
 for name, code in answers.items():
     names, notes = {"__name__": "__main__"}, []
@@ -143,7 +142,7 @@ def test_the_reason_is_told(results):
     said = {name: error for name, (_, error, _) in results.items()}
     assert said["wrong"].startswith("CheckFailed")
     assert (
-        "changes mixer_lite.checks.trial.nearly_equal"
+        "changes mixer_lite.check.engine.trial.nearly_equal"
         in said["changes the check when it is called"]
     )
     assert "calls mixer_lite's own MlpBlock.forward" in said["the course's own, through PyTorch"]
@@ -153,4 +152,4 @@ def test_the_reason_is_told(results):
 
 def test_what_was_changed_is_noted(results):
     (note,) = results["changes a function's code"][2]
-    assert note == "mixer_lite.checks.trial.nearly_equal had been changed"
+    assert note == "mixer_lite.check.engine.trial.nearly_equal had been changed"

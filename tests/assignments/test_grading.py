@@ -31,12 +31,12 @@ from tests.assignments.submissions import (
     submit,
 )
 
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools" / "grading"))
 grade = importlib.import_module("grade")
 
-ASSIGNMENTS = ("A1", "A2", "A3", "A4")
-MAX = {"A1": 20, "A2": 35, "A3": 35, "A4": 35}
-BY_HAND = {"A1": 2, "A2": 3, "A3": 8, "A4": 14}
+ASSIGNMENTS = ("A1", "A2", "A3", "A4", "A5")
+MAX = {"A1": 20, "A2": 31, "A3": 35, "A4": 35, "A5": 40}
+BY_HAND = {"A1": 2, "A2": 3, "A3": 8, "A4": 14, "A5": 20}
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")  # nbgrader's own
 
 A1 = {
@@ -46,25 +46,18 @@ A1 = {
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("release")
-    paths = grade.release(folder)
-    return {path.stem: nbformat.read(path, as_version=4) for path in paths}
-
-
-@pytest.fixture(scope="module")
-def batch(tmp_path_factory, released):
+def batch(tmp_path_factory, releases):
     """Everybody's submissions, graded in one go."""
     folder, out = tmp_path_factory.mktemp("submissions"), tmp_path_factory.mktemp("graded")
     right = {name: solutions(name) for name in ASSIGNMENTS}
 
     def hand_in(student, answers, change=None, path=None):
         path = folder / (path or f"{student}/A1/A1.ipynb")
-        submit(path, student, released["A1"], right["A1"] | answers, change)
+        submit(path, student, releases["A1"], right["A1"] | answers, change)
 
     for name in ASSIGNMENTS:
-        submit(folder / "perfect" / name / f"{name}.ipynb", "perfect", released[name], right[name])
-        submit(folder / "empty" / name / f"{name}.ipynb", "empty", released[name], {})
+        submit(folder / "perfect" / name / f"{name}.ipynb", "perfect", releases[name], right[name])
+        submit(folder / "empty" / name / f"{name}.ipynb", "empty", releases[name], {})
     hand_in("half", HALF, path="half/my homework (2).ipynb")
     hand_in("crash", CRASH, _insert_before("patch_embedding", MEMORY))
     hand_in("endless", ENDLESS | {"count": _numbers_of("perfect")})
@@ -124,8 +117,8 @@ def _page(batch, student, assignment="A1"):
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
-def test_student_version_gives_nothing_away(released, name):
-    text = nbformat.writes(released[name])
+def test_student_version_gives_nothing_away(releases, name):
+    text = nbformat.writes(releases[name])
     for word in ("SOLUTION", "HIDDEN", "MARK SCHEME", "mark scheme"):
         assert word not in text
     source = nbformat.read(SOURCE / name / f"{name}.ipynb", as_version=4)
@@ -139,15 +132,15 @@ def test_student_version_gives_nothing_away(released, name):
             (secret if number % 2 or written else public).update(lines)
     secret -= public
     assert len(secret) > 30
-    shown = {line.strip() for cell in released[name].cells for line in cell.source.split("\n")}
+    shown = {line.strip() for cell in releases[name].cells for line in cell.source.split("\n")}
     assert not secret & shown
 
 
 @pytest.mark.parametrize("name", ASSIGNMENTS)
-def test_points_add_up_to_what_the_assignment_says(released, name):
-    marked = [c.metadata.get("nbgrader", {}).get("points", 0) for c in released[name].cells]
+def test_points_add_up_to_what_the_assignment_says(releases, name):
+    marked = [c.metadata.get("nbgrader", {}).get("points", 0) for c in releases[name].cells]
     assert sum(marked) == MAX[name]
-    first = released[name].cells[0].source
+    first = releases[name].cells[0].source
     assert f"**{MAX[name]} points" in first
     rows = re.findall(r"^\|.*\| (\d+) \|$", first, re.M)
     assert sum(map(int, rows)) == MAX[name]
@@ -220,7 +213,7 @@ def test_tampering_does_not_pay(batch):
     notes = _row(batch, "tamper")["notes"]
     changed = re.search(r"test_patchify: ([^;]*) had been changed", notes)
     assert changed
-    for name in ("torch.equal", "mixer_lite.checks.patchify", "torch.Tensor.equal"):
+    for name in ("torch.equal", "mixer_lite.check.patchify", "torch.Tensor.equal"):
         assert name in changed[1].split(", ")
     assert "looks into the interpreter" in notes
 
@@ -241,7 +234,7 @@ def test_nothing_is_found_on_the_disk(batch):
     )
     assert said
     assert said[3] != "network"
-    if sys.platform == "linux" and grade.walls_stand(batch.folder / "try"):
+    if sys.platform == "linux":
         assert said[1] == ""
         assert said[2] == "2"  # its own home, and the refused network
 
@@ -281,17 +274,17 @@ def test_nbgraders_own_table_agrees(batch):
         assert rows[outcome.student, outcome.assignment] == marks
 
 
-def test_second_run_grades_what_changed_and_keeps_marks_by_hand(batch, released):
-    with grade._gradebook(batch.out) as book:
+def test_second_run_grades_what_changed_and_keeps_marks_by_hand(batch, releases):
+    with grade.gradebook(batch.out) as book:
         book.find_grade("explain", "A1", "A1", "perfect").manual_score = 2
         book.find_comment("explain", "A1", "A1", "perfect").manual_comment = "Well put."
         book.db.commit()
     path = batch.folder / "corrupt" / "A1.ipynb"
-    submit(path, "corrupt", released["A1"], {"patchify": solutions("A1")["patchify"]})
+    submit(path, "corrupt", releases["A1"], {"patchify": solutions("A1")["patchify"]})
     lines: list[str] = []
     again = grade.grade(batch.folder, batch.out, limits=batch.limits, walls=False, say=lines.append)
     assert len(again) == len(batch.outcomes)
-    assert lines[1] == f"1 to grade, {len(again) - 1} unchanged since they were graded."
+    assert f"1 to grade, {len(again) - 1} unchanged since they were graded." in lines
     assert float(_row(batch, "corrupt")["marks"]) == A1["test_patchify"]
     assert float(_row(batch, "perfect")["marks"]) == MAX["A1"]
     assert grade.feedback(batch.out) == 1
@@ -318,8 +311,8 @@ def test_a_submission_that_takes_the_grader_down_stops_nobody(tmp_path, monkeypa
     monkeypatch.setattr(grade, "GRACE", 0)
     jobs = [
         grade.Job(
-            grade.Submission(name, "A1", tmp_path / "A1.ipynb"), tmp_path, tmp_path / name, (),
-            False, grade.Limits(total=1),
+            grade.Submission(name, "A1", tmp_path / "A1.ipynb"), tmp_path, tmp_path / name, None,
+            grade.Limits(total=1),
         )
         for name in ("bad", "good")
     ]  # fmt: skip
@@ -347,31 +340,32 @@ def test_command_refuses_in_a_sentence(tmp_path, capsys):
         (b"\xff\xfe\x00PK\x03", "is not a readable notebook"),
         (b"[]", "is not a readable notebook"),
         (b'{"cells": [{"cell_type": "code"}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
-         "is not a readable notebook"),
+         "No cell of this assignment"),
         (b'{"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
          "No cell of this assignment"),
     ],
 )  # fmt: skip
-def test_unreadable_files_are_refused(tmp_path, released, content, told):
-    from grading.submissions import Refused, read, repair
+def test_unreadable_files_are_refused(tmp_path, releases, content, told):
+    from frame import repair
+    from reading import Refused, read
 
     path = tmp_path / "A1.ipynb"
     path.write_bytes(content)
     with pytest.raises(Refused, match=told):
-        repair(read(path), released["A1"], lambda sentence: None)
+        repair(read(path)[0], releases["A1"], lambda sentence: None)
 
 
-def test_split_answer_cell_keeps_both_halves(released):
-    from grading.submissions import repair
+def test_split_answer_cell_keeps_both_halves(releases):
+    from frame import repair
 
-    notebook = nbformat.from_dict(released["A1"])
+    notebook = nbformat.from_dict(releases["A1"])
     at = next(i for i, c in enumerate(notebook.cells) if name_of(c) == "patchify")
     first, second = (nbformat.from_dict(notebook.cells[at]) for _ in range(2))
     first.source, second.source = "def helper(): pass", "def patchify(images, patch_size): pass"
     notebook.cells[at : at + 1] = [first, second]
-    fixed = repair(notebook, released["A1"], lambda sentence: None)
+    fixed = repair(notebook, releases["A1"], lambda sentence: None)
     sources = [cell.source for cell in fixed.cells]
     assert sources.index(second.source) == sources.index(first.source) + 1
     assert [name_of(c) for c in fixed.cells if name_of(c)] == [
-        name_of(c) for c in released["A1"].cells if name_of(c)
+        name_of(c) for c in releases["A1"].cells if name_of(c)
     ]

@@ -8,7 +8,7 @@ from tests.assignments.submissions import ROOT
 GUIDE = (ROOT / "notebooks" / "assignments" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name, cell", [("A3", "visualise"), ("A4", "question")])
+@pytest.mark.parametrize("name, cell", [("A3", "visualise"), ("A4", "question"), ("A5", "report")])
 def test_rubrics_are_those_of_the_mark_schemes(name, cell):
     path = ROOT / "notebooks" / "assignments" / "source" / name / f"{name}.ipynb"
     cells = nbformat.read(path, as_version=4).cells
@@ -17,7 +17,7 @@ def test_rubrics_are_those_of_the_mark_schemes(name, cell):
     assert scheme.strip() in GUIDE
 
 
-@pytest.mark.parametrize("name", ["A1", "A2", "A3", "A4"])
+@pytest.mark.parametrize("name", ["A1", "A2", "A3", "A4", "A5"])
 def test_points_are_those_of_the_assignments(name):
     path = ROOT / "notebooks" / "assignments" / "source" / name / f"{name}.ipynb"
     cells = nbformat.read(path, as_version=4).cells

@@ -1,5 +1,7 @@
 """How fast explorers are, in a real JupyterLab and browser: python tests/benchmarks/explorers.py.
 
+With --saved: saved pages alone, from a pointer's event to the painted answer of their network.
+
 Prints a table. Latency: from a slider's input event to the painted picture, for all units of a
 block, beside ipywidgets.interact and matplotlib drawing the same units in the same page. Random
 weights cost the same as trained ones. Close other programs first: all times are wall-clock.
@@ -7,6 +9,7 @@ weights cost the same as trained ones. Close other programs first: all times are
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +26,7 @@ CELLS = [
     "%matplotlib inline\n"
     "import time, matplotlib.pyplot as plt, mixer_lite as ml\n"
     "from ipywidgets import IntSlider, interact\n"
-    "from mixer_lite.explorers.filters import explore_filters\n"
+    "from mixer_lite.explorers.filters.page import explore_filters\n"
     'b16, l16 = ml.create_model("mixer_b16_224"), ml.create_model("mixer_l16_224")\n'
     'nano = ml.load_pretrained("mixer_nano_cifar10")\n'
     'cat = ml.images.photo("cat")\n'
@@ -96,6 +99,9 @@ FIRST = """async (index) => {
     return shown;
 }"""
 
+# What the explorer of a cell takes for its model.
+MODEL = 'cell.querySelector("div.mixer-lite").parentElement.model'
+
 # A click on the button until the bars change.
 CLICK = """async ([cell, clicks]) => {
     const bars = cell.querySelector(".bars"), times = [];
@@ -109,6 +115,57 @@ CLICK = """async ([cell, clicks]) => {
     }
     return times;
 }"""
+
+
+# Patch after patch is covered: from the pointer's event until the network's answer is painted.
+COVER = """async (events) => {
+    const root = document.querySelector("div.mixer-lite"), times = [];
+    const canvas = root.querySelector("canvas.seen");
+    const frame = () => new Promise((done) => requestAnimationFrame(done));
+    const painted = () => new Promise((done) => {  // a task after the frame's own painting
+        const { port1, port2 } = new MessageChannel();
+        port1.onmessage = done;
+        requestAnimationFrame(() => port2.postMessage(0));
+    });
+    for (let i = 0; i < events; i++) {
+        await frame();
+        const { left, top, width, height } = canvas.getBoundingClientRect();
+        const clientX = left + ((i % 8) + 0.5) * width / 8;
+        const clientY = top + ((i >> 3) % 8 + 0.5) * height / 8;
+        const { drawn } = root.dataset, start = performance.now();
+        for (const kind of ["pointerdown", "pointerup"])
+            canvas.dispatchEvent(new PointerEvent(kind, { clientX, clientY, bubbles: true }));
+        do await painted();
+        while (root.getAttribute("aria-busy") !== "false" || root.dataset.drawn === drawn);
+        times.push(performance.now() - start);
+    }
+    return times;
+}"""
+
+
+def saved(browser, folder: Path) -> list[str]:
+    """Lines of the table for saved pages, by the SIMD kernel and in plain JavaScript."""
+    import mixer_lite as ml
+
+    lines = []
+    for name in ("mixer_nano_cifar10", "mixer_grid16_cifar10"):
+        model = ml.load_pretrained(name)
+        path = ml.explore_mixer(model).save_html(folder / f"{name}.html")
+        text = path.read_text()
+        plain = folder / f"{name}_plain.html"
+        plain.write_text(re.sub(r'"kernel": "[^"]+"', '"kernel": "AAAA"', text), encoding="utf-8")
+        for opened, kind in ((path, "SIMD"), (plain, "JavaScript")):
+            page = browser.new_page(viewport={"width": 1300, "height": 1200})
+            page.goto(opened.as_uri())
+            page.locator("canvas.seen").wait_for()
+            ready = page.evaluate("performance.now()")
+            page.evaluate(COVER, 5)
+            lines.append(row(f"explore_mixer, {name}, {kind}: painted", page.evaluate(COVER, 64)))
+            lines.append(
+                f"{'':4}ready {ready:.0f} ms after it was opened, {len(text) / 1e6:.1f} MB"
+            )
+            page.close()
+    return lines
 
 
 def row(what: str, times: list[float]) -> str:
@@ -156,7 +213,13 @@ def measure(page) -> list[str]:
     page.run(4)
     page.cell(4).locator(".bar").first.wait_for()
     cell = page.cell(4).element_handle()
-    lines.append(row("unit off or on, nano model: new bars", page.evaluate(CLICK, [cell, CLICKS])))
+    page.wait_for_function(f"(cell) => {MODEL}.here", arg=cell)
+    # By the engine in the page; and by Python, as for larger models.
+    for answers in ("the page", "Python"):
+        times = page.evaluate(CLICK, [cell, CLICKS])
+        lines.append(row(f"unit off or on, nano, answered by {answers}: new bars", times))
+        page.wait_for_timeout(1000)
+        page.evaluate(f"(cell) => {{ {MODEL}.here = false; }}", cell)
     lines += [
         f"first paint of explore_filters on B/16 after the cell's run: {first:.0f} ms, "
         f"of which Python builds it in {built:.0f} ms",
@@ -168,6 +231,10 @@ def measure(page) -> list[str]:
 
 def main() -> None:
     """Start JupyterLab and the browser, measure, print the table and keep it."""
+    if "--saved" in sys.argv:
+        with tempfile.TemporaryDirectory() as folder, laboratory.chromium() as browser:
+            print("\n".join(saved(browser, Path(folder))))
+        return
     with (
         tempfile.TemporaryDirectory() as folder,
         laboratory.chromium() as browser,

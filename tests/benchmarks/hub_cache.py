@@ -56,7 +56,7 @@ def child(who: str, name: str) -> None:
     torch.ones(1)
     before = memory("VmRSS")
     if before:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is used now
     began = time.perf_counter()
     if who == "timm":
         model = timm.create_model(name, pretrained=True).eval()

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 import mixer_lite as ml
 from mixer_lite import fast
-from mixer_lite.checkpoints import to_timm_state_dict
-from mixer_lite.measures import normalize
-from mixer_lite.workers import keep_memory
+from mixer_lite._support.machine import keep_memory
+from mixer_lite.training.measures import normalize
+from mixer_lite.weights.checkpoints import to_timm_state_dict
 
 
 def models(name: str, blocks: int | None) -> tuple[TimmMixer, ml.MlpMixer]:
@@ -69,7 +69,7 @@ def parts(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def without_onednn(model: ml.MlpMixer, images: Tensor) -> Tensor:
-    """Ours, block by block, without the weights laid out anew."""
+    """Ours, block by block, without the weights laid out again."""
     fast.ONEDNN, kept = False, fast.ONEDNN
     try:
         return fast.logits(model, images)

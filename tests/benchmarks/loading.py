@@ -19,7 +19,11 @@ import torch
 from safetensors.torch import save_file
 
 import mixer_lite as ml
-from mixer_lite.checkpoints import to_google_npz, to_openmmlab_state_dict, to_timm_state_dict
+from mixer_lite.weights.checkpoints import (
+    to_google_npz,
+    to_openmmlab_state_dict,
+    to_timm_state_dict,
+)
 
 ROUNDS = 7
 
@@ -27,7 +31,7 @@ LOADER = """
 import re, sys, time
 import timm, torch
 import mixer_lite as ml
-from mixer_lite.labels import imagenet_names
+from mixer_lite.datasets.imagenet import imagenet_names
 
 most = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 who, name, path, tiny = sys.argv[1:]

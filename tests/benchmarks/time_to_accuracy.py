@@ -14,11 +14,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from mixer_lite._support.tables import read_table
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD, cifar10
-from mixer_lite.measures import accuracy, normalize
-from mixer_lite.recipe import LESSON, Recipe, adamw_throughout, with_choices
-from mixer_lite.runs import read_table
-from mixer_lite.train import train
+from mixer_lite.training.loop import train
+from mixer_lite.training.measures import accuracy, normalize
+from mixer_lite.training.recipe import LESSON, Recipe, adamw_throughout, with_choices
 
 RECIPES = {
     "lesson": LESSON,

@@ -26,12 +26,13 @@ import torch.nn.functional as F
 from timm.models.mlp_mixer import MlpMixer as TimmMixer
 
 import mixer_lite as ml
-from mixer_lite.augment import augmentation
+from mixer_lite._support.machine import keep_memory
 from mixer_lite.datasets import CIFAR10_MEAN, CIFAR10_STD
-from mixer_lite.measures import normalize
-from mixer_lite.recipe import Recipe, init_weights, make_optimizers
-from mixer_lite.train import train_step
-from mixer_lite.workers import Workers, keep_memory
+from mixer_lite.training.augmentation import augmentation
+from mixer_lite.training.measures import normalize
+from mixer_lite.training.recipe import Recipe, init_weights, make_optimizers
+from mixer_lite.training.steps import train_step
+from mixer_lite.training.workers import Workers
 
 RECIPE = Recipe()
 BATCH = RECIPE.batch_size

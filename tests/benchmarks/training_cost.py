@@ -19,10 +19,11 @@ import psutil
 import torch
 import torch.nn.functional as F
 
+from mixer_lite._support.machine import keep_memory
 from mixer_lite.model import MlpMixer
-from mixer_lite.recipe import Recipe, init_weights, make_optimizers
-from mixer_lite.train import train_step
-from mixer_lite.workers import Workers, keep_memory
+from mixer_lite.training.recipe import Recipe, init_weights, make_optimizers
+from mixer_lite.training.steps import train_step
+from mixer_lite.training.workers import Workers
 
 ROUNDS = 5
 PATCH = 4

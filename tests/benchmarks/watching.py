@@ -21,7 +21,7 @@ MODEL, STRETCH, PAIRS = "mixer_nano_cifar10", 8, 10
 CELL = """import statistics, time
 import mixer_lite as ml
 from dataclasses import replace
-from mixer_lite.recipe import Recipe
+from mixer_lite.training.recipe import Recipe
 
 STRETCH, PAIRS = {stretch}, {pairs}
 images, labels = ml.datasets.cifar10_sample()

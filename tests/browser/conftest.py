@@ -1,5 +1,6 @@
 """Fixtures of the browser tests; the work is done in lab.py beside this file."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,20 @@ def lab(tmp_path_factory):
     """JupyterLab in a folder of its own."""
     with laboratory.jupyterlab(tmp_path_factory.mktemp("lab")) as running:
         yield running
+
+
+@pytest.fixture
+def page_without_simd():
+    """A copy of a saved page that has no kernel, as for a browser without WebAssembly's SIMD."""
+
+    def copy(path: Path) -> Path:
+        text, found = re.subn(r'"kernel": "[^"]+"', '"kernel": "AAAA"', path.read_text())
+        assert found == 1
+        other = path.with_stem(f"{path.stem}_without_simd")
+        other.write_text(text, encoding="utf-8")
+        return other
+
+    return copy
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import sync_playwright
 
@@ -24,9 +26,15 @@ ARTIFACTS = ROOT / ".artifacts"  # screenshots, to be looked at
 PATIENCE = 120  # seconds for anything that a busy machine may delay
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
-_spec = importlib.util.spec_from_file_location("browser_tool", ROOT / "tools" / "browser.py")
-tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tool)
+
+def _tool(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool, notebooks = _tool("browser"), _tool("notebooks")
 
 
 @contextmanager
@@ -60,9 +68,9 @@ def jupyterlab(folder: Path):
         "JUPYTER_DATA_DIR": str(folder / "data"),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         "IPYTHONDIR": str(folder / "ipython"),
-        "HF_HUB_OFFLINE": "1",
+        **notebooks.alone(folder / "empty"),
     }
-    if environment.pop("PYTHONDONTWRITEBYTECODE", None):  # else every kernel compiles torch anew
+    if environment.pop("PYTHONDONTWRITEBYTECODE", None):  # else every kernel compiles torch again
         environment["PYTHONPYCACHEPREFIX"] = os.environ.get(
             "PYTHONPYCACHEPREFIX", str(folder / "pycache")
         )
@@ -90,7 +98,7 @@ def _settings(folder: Path, plugin: str, **values) -> None:
 
 
 def _await_server(server: subprocess.Popen, address: str, folder: Path) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + 3 * PATIENCE  # a cold start reads many files
     while time.monotonic() < end and server.poll() is None:
         try:
             with urllib.request.urlopen(address, timeout=5):
@@ -109,15 +117,15 @@ class Lab:
 
     @contextmanager
     def notebook(self, browser, cells, *, dark=False, width=1280, height=1400, classic=False):
-        """A :class:`Page` with a notebook of these cells (sources, or a file to copy) open.
+        """A :class:`Page` with a notebook of these cells (sources, or a whole notebook) open.
 
         In JupyterLab, or (classic) in Notebook 7. At the end the kernel is shut down, and an error
         in the console fails the test.
         """
         self.count += 1
         name = f"notebook_{self.count}.ipynb"
-        if isinstance(cells, Path):
-            notebook = nbformat.read(cells, as_version=4)
+        if isinstance(cells, NotebookNode):
+            notebook = cells
         else:
             notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
         notebook.metadata["kernelspec"] = KERNEL
@@ -126,7 +134,7 @@ class Lab:
         context.set_default_timeout(1000 * PATIENCE)
         try:
             page = Page(context.new_page())
-            page.opening = True
+            page.file, page.opening = self.work / name, True
             place = f"notebooks/{name}" if classic else f"lab/workspaces/w{self.count}"
             page.goto(f"{self.address}/{place}?token={self.token}")
             page.open(name, dark)
@@ -186,13 +194,14 @@ class Page:
         flag = folder / f"go_on_{secrets.token_hex(4)}"  # a name of its own: none is there yet
         self.page.evaluate(
             "(code) => { window.busy = window.panel.sessionContext.session.kernel"
-            ".requestExecute({ code }); }",
+            ".requestExecute({ code }); window.idle = false;"
+            "window.busy.done.then(() => (window.idle = true)); }",
             f"import os, time\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.05)",
         )
         try:
             yield
-            status = self.page.evaluate("window.panel.sessionContext.session.kernel.status")
-            assert status == "busy"
+            # The kernel's own status is that of its last message, also of another thread's.
+            assert not self.page.evaluate("window.idle")
         finally:
             flag.touch()
             self.page.evaluate("window.busy.done")
@@ -211,6 +220,11 @@ class Page:
     def run_all(self) -> None:
         """Run all cells, to the end."""
         self.page.evaluate('window.jupyterapp.commands.execute("notebook:run-all-cells")')
+
+    def saved(self) -> NotebookNode:
+        """The notebook as JupyterLab saves it."""
+        self.page.evaluate("window.panel.context.save()")
+        return nbformat.read(self.file, as_version=4)
 
     def index(self, text: str) -> int:
         """Number of the first code cell whose source holds a text."""
@@ -303,13 +317,18 @@ def until(page, expression, wanted):
 
 def pixels(canvas) -> np.ndarray:
     """A canvas's own pixels, whatever size it is shown in: RGBA bytes ``(h, w, 4)``."""
-    width, *values = canvas.evaluate(
+    # As text: Playwright takes seconds for a list of as many numbers.
+    width, text = canvas.evaluate(
         """(canvas) => {
             const { width, height } = canvas;
-            return [width, ...canvas.getContext("2d").getImageData(0, 0, width, height).data];
+            const bytes = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+            let text = "";
+            for (let i = 0; i < bytes.length; i += 8192)
+                text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+            return [width, btoa(text)];
         }"""
     )
-    return np.array(values, np.uint8).reshape(-1, width, 4)
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, width, 4)
 
 
 def at_rest(locator) -> dict:

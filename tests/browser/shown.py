@@ -16,7 +16,12 @@ from mixer_lite.explorers.base import quantized
 # --- filters ---------------------------------------------------------------------------------
 
 
-def colours(maps, order, across, shared=False):
+def laid(canvas):
+    """How maps lie on a sheet: how many across, the gap between pairs, room for numbers below."""
+    return {name: int(canvas.get_attribute(f"data-{name}")) for name in ("across", "apart", "foot")}
+
+
+def colours(maps, order, across=1, shared=False, apart=0, foot=0):
     """The whole sheet, from Python's own numbers: RGBA ``(h, w, 4)``."""
     sent = quantized(maps)
     numbers = np.frombuffer(sent["data"], np.int8).reshape(sent["shape"]).astype(float)
@@ -25,23 +30,28 @@ def colours(maps, order, across, shared=False):
         numbers = np.floor(numbers * (scale / scale.max())[:, None, None] + 0.5)
     table = matplotlib.colormaps["RdBu_r"](np.linspace(0, 1, 255), bytes=True)
     n, gh, gw = maps.shape
-    sheet = np.zeros((-(-n // across) * (gh + 1), across * (gw + 1), 4), np.uint8)
+    width = across * (gw + 1) + (across - 1) // 2 * apart
+    sheet = np.zeros((-(-n // across) * (gh + 1 + foot), width, 4), np.uint8)
     for k, unit in enumerate(order):
-        y, x = k // across * (gh + 1), k % across * (gw + 1)
+        row, column = divmod(k, across)
+        y, x = row * (gh + 1 + foot), column * (gw + 1) + column // 2 * apart
         sheet[y : y + gh, x : x + gw] = table[127 + numbers[unit].astype(int)]
     return sheet
 
 
 def soon_equal(canvas, wanted):
-    """Wait until the canvas shows these pixels; say how many differ if it never does."""
+    """Wait until the canvas shows these pixels; say how many differ if it never does.
+
+    A function is asked again each time, because the pixels may depend on how the sheet is laid.
+    """
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        shown = pixels(canvas)
-        if shown.shape == wanted.shape and (shown == wanted).all():
+        shown, right = pixels(canvas), wanted() if callable(wanted) else wanted
+        if shown.shape == right.shape and (shown == right).all():
             return
         time.sleep(0.1)
-    assert shown.shape == wanted.shape
-    assert (shown != wanted).any(axis=2).sum() == 0
+    assert shown.shape == right.shape
+    assert (shown != right).any(axis=2).sum() == 0
 
 
 def shares(page):
@@ -80,15 +90,19 @@ def agree(page, row, token, top=None):
 
 
 def blended(model, explorer, chosen, overlay):
-    """The photograph under the colours of its evidence, from Python's functions: ``(h, w, 3)``."""
-    config = model.config
-    seen = images.unnormalize(explorer.input[None], config)[0].astype(float)
-    evidence = explain.patch_evidence(model, explorer.input, chosen).double().numpy()
-    kept = explorer._tensors[explorer.image]
-    before = explain.patch_evidence(model, kept, chosen).double().numpy()
-    top = max(np.abs(evidence).max(), np.abs(before).max())
+    """The photograph under the colours of its map, from Python's functions: ``(h, w, 3)``."""
+    seen = images.unnormalize(explorer.input[None], model.config)[0].astype(float)
+    against = explorer.other_class if explorer.shows == "difference" else None
+    look = dict(rather_than=against, centred=explorer.shows == "deviation")
+
+    def maps(image):
+        return explain.patch_evidence(model, image, **look).double().numpy()  # (K, gh, gw)
+
+    now, before = maps(explorer.input), maps(explorer._tensors[explorer.image])
+    coloured = slice(None) if explorer.one_scale else chosen
+    top = max(np.abs(now[coloured]).max(), np.abs(before[coloured]).max())
     table = matplotlib.colormaps["RdBu_r"](np.linspace(0, 1, 255), bytes=True)[:, :3]
-    steps = 127 + np.floor(127 * evidence / top + 0.5).astype(int)  # (gh, gw)
+    steps = 127 + np.floor(127 * now[chosen] / top + 0.5).astype(int)  # (gh, gw)
     colours = table[steps].repeat(model.patch_size, 0).repeat(model.patch_size, 1)
     return (1 - overlay / 100) * seen + overlay / 100 * colours
 
@@ -108,7 +122,7 @@ def soon_says(page, model, explorer):
     """Wait until the bars' probabilities and logits are the model's own."""
     with torch.no_grad():
         logits = model(explorer.input[None])[0]
-    chances = logits.softmax(0)
+    chances = (logits / model.config.temperature).softmax(0)
 
     def check():
         rows = page.locator(".bars button")

@@ -1,5 +1,6 @@
 """explore_filters in JupyterLab and in a saved page, held to the Python functions."""
 
+import io
 import json
 
 import matplotlib
@@ -7,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from lab import at_rest, drag, pixels, shot, soon, until
-from shown import colours, soon_equal, soon_shares
+from shown import colours, laid, soon_equal, soon_shares
 
 import mixer_lite as ml
 from mixer_lite import datasets, explain, filters
-from mixer_lite.explorers.filters import IMAGES
+from mixer_lite.explorers.filters.page import IMAGES
 from mixer_lite.images import preprocess
 
 CELLS = [
@@ -47,14 +48,13 @@ def page(lab, browser):
 
 def drag_through_blocks(page, model):
     canvas = page.locator("canvas.units").first
-    across = pixels(canvas).shape[1] // 9
     slider = page.get_by_label("block", exact=True).first
     page.get_by_label("order").first.select_option("index")
     before = pixels(canvas)
     for block in (5, model.num_blocks - 1, 2):
         drag(slider, block)
         shown = pixels(canvas)
-        wanted = colours(filters.token_filters(model, block), range(64), across)
+        wanted = colours(filters.token_filters(model, block), range(64), **laid(canvas))
         assert shown.shape == wanted.shape and (shown == wanted).all()
         assert (shown != before).any()
         before = shown
@@ -97,29 +97,56 @@ def test_a_long_drag_is_never_set_back_and_python_hears_of_it(page):
 
 def test_orders_layers_and_scales(page, model):
     canvas = page.locator("canvas.units").first
-    across = pixels(canvas).shape[1] // 9
     drag(page.get_by_label("block", exact=True).first, 3)
     reads, writes = (filters.token_filters(model, 3, layer) for layer in ("fc1", "fc2"))
     page.get_by_label("order").first.select_option("frequency")
-    soon_equal(canvas, colours(reads, filters.order_by_frequency(reads).tolist(), across))
+    soon_equal(
+        canvas, lambda: colours(reads, filters.order_by_frequency(reads).tolist(), **laid(canvas))
+    )
     page.get_by_label("layer").first.select_option("fc2")
     page.get_by_label("order").first.select_option("pairs")
     pairs = filters.pair_opposite_phases(writes).flatten().tolist()
-    soon_equal(canvas, colours(writes, pairs, across))
+    soon(lambda: _apart(canvas, True))
+    soon_equal(canvas, lambda: colours(writes, pairs, **laid(canvas)))
+    says_the_pair(page, writes, pairs)
     page.get_by_label("colours").first.select_option("block")
-    soon_equal(canvas, colours(writes, pairs, across, shared=True))
+    soon_equal(canvas, lambda: colours(writes, pairs, shared=True, **laid(canvas)))
     # Python can choose, too.
     page.python("explorer.layer, explorer.order, explorer.scale = 'fc1', 'index', 'unit'")
-    soon_equal(canvas, colours(reads, range(64), across))
+    soon(lambda: _apart(canvas, False))
+    soon_equal(canvas, lambda: colours(reads, range(64), **laid(canvas)))
     assert page.get_by_label("layer").first.input_value() == "fc1"
+
+
+def _apart(canvas, wanted):
+    assert (laid(canvas)["apart"] > 0) == wanted
+
+
+def says_the_pair(page, maps, pairs):
+    """The sentence under the unit gives its mate and their cosine."""
+    unit = int(
+        page.get_by_text("of block 3", exact=False)
+        .locator("visible=true")
+        .all_inner_texts()[-1]
+        .split(" ")[1]
+    )
+    mate = pairs[pairs.index(unit) ^ 1]
+    cosine = torch.nn.functional.cosine_similarity(
+        maps[unit].flatten(), maps[mate].flatten(), dim=0
+    )
+    said = page.get_by_text("In its pair: ").inner_text().replace("−", "-")
+    words = said.split(" ")
+    assert int(words[4].strip(",")) == mate
+    assert float(words[6].strip(",.")) == pytest.approx(float(cosine), abs=0.011)
 
 
 def test_a_chosen_unit_reaches_python(page, model):
     page.run(1)
     page.python("explorer.block, explorer.layer, explorer.order = 4, 'fc1', 'index'")
     canvas = page.locator("canvas.units").first
-    across = pixels(canvas).shape[1] // 9
-    soon_equal(canvas, colours(filters.token_filters(model, 4), range(64), across))
+    soon(lambda: _apart(canvas, False))
+    soon_equal(canvas, lambda: colours(filters.token_filters(model, 4), range(64), **laid(canvas)))
+    across = laid(canvas)["across"]
     box = at_rest(canvas)
     rows = 64 // across
     canvas.click(position={"x": box["width"] * 5.4 / across, "y": box["height"] * 1.4 / rows})
@@ -141,7 +168,7 @@ def test_a_chosen_unit_reaches_python(page, model):
     # The pictures of one unit.
     canvas.press("End")
     maps = filters.token_filters(model, 4)
-    figures = page.locator(".mixer-lite").first.locator("figure canvas")
+    figures = page.locator(".mixer-lite").first.locator("section + section figure canvas")
     writes = filters.token_filters(model, 4, "fc2")
     other = filters.closest_inverse(maps)[0][63].item()
     for k, wanted in ((0, maps[63:]), (1, writes[63:]), (3, maps[other : other + 1])):
@@ -155,13 +182,18 @@ def test_a_chosen_unit_reaches_python(page, model):
 def test_switching_units_off_changes_the_bars_by_the_right_amount(page, model):
     image = preprocess(ml.images.photo("eagle"), model.config)
     with torch.no_grad():
-        before = model(image)[0].softmax(dim=0)
+        before = (model(image)[0] / model.config.temperature).softmax(dim=0)
         order = before.argsort(descending=True)[:6]
         change = []
         for unit in range(64):  # the two that matter most, else the test says little
             with explain.edit(model) as units:
                 units.remove(2, unit)
-                change.append((model(image)[0].softmax(dim=0) - before).abs().max().item())
+                change.append(
+                    ((model(image)[0] / model.config.temperature).softmax(dim=0) - before)
+                    .abs()
+                    .max()
+                    .item()
+                )
         one, two = sorted(np.argsort(change)[-2:].tolist())
         page.python(f"explorer.block, explorer.unit = 2, {one}")
         page.get_by_text(f"Unit {one} of block 2").wait_for()
@@ -174,7 +206,7 @@ def test_switching_units_off_changes_the_bars_by_the_right_amount(page, model):
         until(page, "explorer.off", f"[[2, {one}], [2, {two}]]")
         with explain.edit(model) as units:
             units.remove(2, [one, two])
-            after = model(image)[0].softmax(dim=0)
+            after = (model(image)[0] / model.config.temperature).softmax(dim=0)
     assert (after - before).abs().max() > 2e-3, "must show in percent with one decimal"
     top = torch.maximum(before, after).argsort(descending=True)[:6]
     top = top[before[top].argsort(descending=True)]
@@ -200,8 +232,9 @@ def test_order_by_importance(page, model):
     batch = preprocess(images[::step], model.config)
     measured = explain.unit_importance(small, batch, labels[::step], 0)
     order = measured.loss.argsort(descending=True).tolist()
-    wanted = colours(filters.token_filters(small, 0), order, pixels(canvas).shape[1] // 5)
-    soon_equal(canvas, wanted)
+    soon(lambda: _apart(canvas, False))
+    wanted = colours(filters.token_filters(small, 0), order, **laid(canvas))
+    soon_equal(canvas, lambda: wanted)
     assert f"loss {'+' if measured.loss[0] >= 0 else '−'}" in page.cell(3).inner_text()
 
 
@@ -233,14 +266,77 @@ def test_twenty_runs_of_a_cell_leave_nothing_behind(page):
 
 def test_a_saved_page_passes_the_same_drag_test_offline(saved_page, model, tmp_path):
     explorer = ml.explore_filters(model, ml.images.photo("cat"))
-    path = explorer.save_html(tmp_path / "filters.html")
+    path = explorer.save_html(tmp_path / "filters.html", live=False)
     assert path.stat().st_size < 2_000_000
     page = saved_page(path)
     page.locator("canvas.units").wait_for()
     drag_through_blocks(page, model)
     assert page.get_by_role("button", name="Switch this unit off").is_disabled()
-    assert page.get_by_text("Switching units off needs Python").count() == 1
+    assert (
+        page.get_by_text("Switching units off or opening another photograph needs Python").count()
+        == 1
+    )
     shot(page, "filters_saved")
+
+
+def test_a_saved_page_switches_units_off_without_python(
+    saved_page, model, tmp_path, page_without_simd
+):
+    explorer = ml.explore_filters(model, ml.images.photo("eagle"))
+    path = explorer.save_html(tmp_path / "filters.html")
+    assert path.stat().st_size < 4_000_000
+    png = io.BytesIO()
+    ml.images.photo("coffee").save(png, "PNG")
+    for opened in (path, page_without_simd(path)):
+        switch_off_and_look(saved_page(opened), model, png)
+
+
+def switch_off_and_look(page, model, png):
+    """Units off one after the other, then another photograph, each time held to Python."""
+    image = preprocess(ml.images.photo("eagle"), model.config)
+    off = []
+    for block, unit in ((0, 0), (5, 3)):
+        drag(page.get_by_label("block", exact=True).first, block)
+        page.locator("canvas.units").focus()
+        page.get_by_label("order").first.select_option("index")
+        for _ in range(unit):
+            page.locator("canvas.units").press("ArrowRight")
+        page.get_by_role("button", name="Switch this unit off").click()
+        off.append([block, unit])
+        soon_shares(page, shares_without(model, image, off))
+    soon(lambda: answers_as(page, model, image, off))
+    file = {"name": "cup.png", "mimeType": "image/png", "buffer": png.getvalue()}
+    page.locator("input[type=file]").set_input_files(file)
+    other = preprocess(png, model.config)
+    soon_shares(page, shares_without(model, other, off))
+    soon(lambda: answers_as(page, model, other, off))
+    page.get_by_role("button", name="Switch all on again").click()
+    soon_shares(page, shares_without(model, other, []))
+
+
+def shares_without(model, image, off):
+    """Percentages before and after, of the classes that are highest in either."""
+    with torch.no_grad(), explain.edit(model) as units:
+        before = (model(image)[0] / model.config.temperature).softmax(0)
+        for block, unit in off:
+            units.remove(block, unit)
+        after = (model(image)[0] / model.config.temperature).softmax(0)
+    high = torch.maximum(before, after).topk(6).indices
+    top = high[before[high].argsort(descending=True)]
+    return 100 * torch.stack([before[top], after[top]], dim=1).numpy()
+
+
+def answers_as(page, model, image, off):
+    """The four channels that the last unit answers to most, as captions say; the others are off."""
+    block, unit = off[-1]
+    with explain.edit(model) as units:
+        for pair in off:
+            units.remove(*pair)
+        values = explain.unit_responses(model, image, block)[1][:, unit]
+    top = values.topk(4)
+    wanted = [f"channel {int(c)}: {v:.2f}".replace("-", "−") for v, c in zip(*top, strict=True)]
+    said = page.locator("figcaption").all_inner_texts()
+    assert [text for text in said if text.startswith("channel ")] == wanted
 
 
 def test_dark_and_narrow(lab, browser, saved_page, model, tmp_path):
@@ -252,7 +348,71 @@ def test_dark_and_narrow(lab, browser, saved_page, model, tmp_path):
     # Fewer maps in a row, so that a finger can hit one; still the right ones.
     canvas = page.locator("canvas.units")
     page.get_by_label("order").select_option("index")
-    across = pixels(canvas).shape[1] // 9
-    assert canvas.bounding_box()["width"] / across >= 22
-    soon_equal(canvas, colours(filters.token_filters(model, 0), range(64), across))
+    soon(lambda: _apart(canvas, False))
+    assert laid(canvas)["across"] <= 8 and canvas.bounding_box()["width"] / 8 >= 22
+    soon_equal(canvas, lambda: colours(filters.token_filters(model, 0), range(64), **laid(canvas)))
     shot(page, "filters_narrow_dark")
+
+
+def test_two_models_stand_side_by_side(saved_page, model, tmp_path):
+    """Units of a shuffled and disturbed copy stand beside their own, the least alike first."""
+    other = ml.load_pretrained("mixer_nano_cifar10")
+    dice = torch.Generator().manual_seed(0)
+    order = torch.randperm(64, generator=dice)
+    noise = torch.linspace(0, 0.6, 64)[:, None] * torch.randn(64, 64, generator=dice) * 0.05
+    with torch.no_grad():
+        mlp = other.blocks[2].mlp_tokens
+        mlp.fc1.weight.copy_((mlp.fc1.weight + noise)[order])
+        mlp.fc2.weight.copy_(mlp.fc2.weight[:, order])
+    explorer = ml.explore_filters(model, other)
+    path = explorer.save_html(tmp_path / "two.html")
+    page = saved_page(path, viewport={"width": 1400, "height": 900})
+    drag(page.get_by_label("block", exact=True).first, 2)
+    index, likeness = filters.match_units(model, other, 2)
+    assert (order[index] == torch.arange(64)).all()
+    places = likeness.argsort(stable=True).tolist()
+    first, second = (page.locator("canvas.units").nth(k) for k in (0, 1))
+    mine, its = filters.token_filters(model, 2), filters.token_filters(other, 2)
+    soon_equal(first, colours(mine, places, **laid(first)))
+    soon_equal(second, colours(its, index[places].tolist(), **laid(second)))
+    # The chosen unit beside its match, and their cosine.
+    box = at_rest(second)
+    second.click(position={"x": box["width"] * 0.01, "y": box["height"] * 0.01})
+    unit = places[0]
+    page.get_by_text(f"Unit {unit} of block 2").first.wait_for()
+    cosine = torch.nn.functional.cosine_similarity(
+        mine[unit].flatten(), its[index[unit]].flatten(), dim=0
+    )
+    said = page.get_by_text(f"second model: unit {int(index[unit])} reads, cosine ").inner_text()
+    assert float(said.split(" ")[-1].replace("−", "-")) == pytest.approx(float(cosine), abs=0.011)
+    shot(page, "filters_two_models")
+
+
+def test_the_images_that_excite_a_unit_are_shown(saved_page, model, tmp_path):
+    explorer = ml.explore_filters(model)
+    explorer.block = 3
+    images, _ = datasets.cifar10_sample()
+    batch = preprocess(images, model.config)
+    explorer.find_images(images[:40])
+    page = saved_page(explorer.save_html(tmp_path / "found.html"))
+    page.get_by_label("order").first.select_option("index")
+    page.locator("canvas.units").press("ArrowRight")
+    heard = torch.stack([explain.unit_responses(model, x, 3)[1][:, 1] for x in batch[:40]])
+    best = heard.amax(dim=1).topk(5)
+    wanted = [
+        f"image {int(n)}, channel {int(heard[n].argmax())}: {v:.2f}"
+        for v, n in zip(*best, strict=True)
+    ]
+    soon(lambda: _captions(page, wanted))
+    # The picture is the image, and beside it stands the channel as the unit read it.
+    n = int(best.indices[0])
+    shown = pixels(page.locator(".found canvas").nth(0))[..., :3]
+    assert (shown == images[n].permute(1, 2, 0).numpy()).all()
+    read = explain.unit_responses(model, batch[n], 3)[0][heard[n].argmax()]
+    soon_equal(page.locator(".found canvas").nth(1), colours(read[None], [0])[:8, :8])
+    drag(page.get_by_label("block", exact=True).first, 2)
+    assert page.get_by_text("they were looked for in block 3 only").count() == 1
+
+
+def _captions(page, wanted):
+    assert page.locator(".found figcaption").all_inner_texts() == wanted

@@ -1,8 +1,11 @@
 """explore_influence in JupyterLab and in a saved page, held to explain.influence."""
 
+import io
+
 import numpy as np
 import pytest
-from lab import at_rest, drag, shot, soon_told
+import torch
+from lab import at_rest, drag, shot, soon, soon_told
 from shown import agree
 
 import mixer_lite as ml
@@ -16,8 +19,9 @@ CELLS = [
     "explorer",
     "print(explorer.block, explorer.whole, explorer.row, explorer.column, explorer.direction)",
     # A model that counts as large: it is asked patch by patch.
-    "import mixer_lite.explorers.influence as influence\n"
+    "import mixer_lite.explorers.influence.page as influence\n"
     "influence.SMALL = 0\n"
+    "influence.InfluenceExplorer._live_network = lambda self: None\n"
     'large = ml.explore_influence(model, ml.images.photo("cat"), row=0, column=0)\n'
     "large",
 ]
@@ -117,10 +121,15 @@ def test_choices_reach_python_and_come_from_it(page, matrix):
     agree(page, matrix(1)[48], 48)
 
 
-def test_the_whole_network_comes_from_python(page, matrix):
+def test_the_whole_network_estimated_by_python_and_exact_in_the_page(page, model, matrix):
+    image = preprocess(ml.images.photo("cat"), model.config)
+    exact = explain.influence(model, image, None, tokens=[48], probes=None).numpy()[0]
     page.get_by_role("button", name="whole network").first.click()
     page.get_by_text("In the whole network the patch in row 6, column 0").first.wait_for()
-    agree(page, matrix(None)[48], 48)
+    soon(lambda: agree(page, exact, 48))
+    hover(page, 0, 20)  # of the other patches Python's estimates are shown
+    soon(lambda: agree(page, matrix(None)[20], 20))
+    page.locator(".influence .title").first.hover()
     soon_told(lambda: page.run(1), "1 True 6 0 listens\n")
 
 
@@ -149,13 +158,54 @@ def test_a_large_model_is_asked_patch_by_patch(page, matrix):
 
 def test_a_saved_page_works_offline(saved_page, model, matrix, tmp_path):
     explorer = ml.explore_influence(model, ml.images.photo("cat"), row=2, column=5)
-    path = explorer.save_html(tmp_path / "influence.html")
+    path = explorer.save_html(tmp_path / "influence.html", live=False)
     assert path.stat().st_size < 400_000
     page = saved_page(path, viewport={"width": 320, "height": 1400}, color_scheme="dark")
     page.locator(".influence canvas").first.wait_for()
     move_about(page, matrix)
     page.get_by_role("button", name="whole network").click()
     agree(page, matrix(None)[21], 21)
-    assert page.get_by_text("needs Python").count() == 0
+    assert page.get_by_text("Opening another photograph needs Python").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     shot(page, "influence_saved_narrow_dark")
+
+
+def test_a_saved_page_asks_about_another_photograph(saved_page, model, tmp_path, page_without_simd):
+    explorer = ml.explore_influence(model, ml.images.photo("cat"), row=2, column=5)
+    path = explorer.save_html(tmp_path / "influence.html")
+    assert path.stat().st_size < 4_000_000
+    png = io.BytesIO()
+    ml.images.photo("dahlia").save(png, "PNG")
+    image = preprocess(png, model.config)
+    one = explain.influence(model, image, 3).numpy()
+    whole = explain.influence(model, image, tokens=[21]).numpy()[0]
+    for opened in (path, page_without_simd(path)):
+        page = saved_page(opened)
+        file = {"name": "flower.png", "mimeType": "image/png", "buffer": png.getvalue()}
+        page.locator("input[type=file]").set_input_files(file)
+        drag(page.get_by_label("block", exact=True).first, 3)
+        soon(lambda page=page: agree(page, one[21], 21))
+        # Who listens to a patch needs all patches.
+        page.locator(".influence select").nth(0).select_option("heard")
+        soon(lambda page=page: agree(page, one[:, 21], 21))
+        page.locator(".influence select").nth(0).select_option("listens")
+        # An estimate, then the exact numbers: with the kernel; half a minute of plain JavaScript
+        # says nothing of this page that test_engine.py does not say of the engine.
+        page.get_by_role("button", name="whole network").click()
+        if opened != path:
+            page.locator(".ring").first.wait_for()
+            continue
+        soon(lambda page=page: agree(page, whole, 21))
+        assert page.get_by_text("these numbers are an estimate").is_hidden()
+
+
+def test_a_saved_page_shows_the_mean_of_several(saved_page, model, tmp_path):
+    photos = [ml.images.photo(name) for name in ("cat", "dahlia", "coffee")]
+    explorer = ml.explore_influence(model, photos, block=3, row=2, column=5)
+    page = saved_page(explorer.save_html(tmp_path / "mean.html"))
+    batch = [preprocess(photo, model.config)[0] for photo in photos]
+    mean = explain.average(lambda x: explain.influence(model, x, 3), torch.stack(batch)).numpy()
+    soon(lambda: agree(page, mean[21], 21))
+    assert page.get_by_text("3 photographs, averaged, as the model sees them").count() == 1
+    page.locator(".influence select").nth(0).select_option("heard")
+    soon(lambda: agree(page, mean[:, 21], 21))

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import mixer_lite as ml
 
@@ -13,6 +14,7 @@ benchmark = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(benchmark)
 
 
+@pytest.mark.alone
 def test_a_whole_block_of_b16_is_drawn_within_a_few_frames(saved_page, tmp_path):
     path = ml.explore_filters(ml.create_model("mixer_b16_224")).save_html(tmp_path / "b16.html")
     page = saved_page(path)

@@ -12,9 +12,9 @@ import mixer_lite as ml
 CELLS = [
     "import threading, time, torch, mixer_lite as ml\n"
     "from dataclasses import replace\n"
-    "from mixer_lite.explorers.training import TrainingExplorer\n"
-    "from mixer_lite.recipe import Recipe\n"
-    "from mixer_lite.train import train\n"
+    "from mixer_lite.explorers.training.page import TrainingExplorer\n"
+    "from mixer_lite.training.recipe import Recipe\n"
+    "from mixer_lite.training.loop import train\n"
     # S = 16, C = 12, 7 units: a step takes a few hundredths of a second.
     'ml.specs.SPECS["mixer_tiny_cifar10"] = dict(\n'
     "    image_size=32, patch_size=8, num_classes=10, num_blocks=2,\n"
@@ -204,7 +204,8 @@ def test_bundled_snapshots_in_a_saved_page(saved_page, tmp_path, nano):
 
     def ended():
         seen.add(stand(page)[1])
-        assert stand(page)[1] == 11_700 and page.get_by_role("button", name="Play").is_visible()
+        assert stand(page)[1] == frames[-1].step
+        assert page.get_by_role("button", name="Play").is_visible()
 
     soon(ended)
     assert len(seen) > 3

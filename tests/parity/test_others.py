@@ -16,7 +16,7 @@ from mmpretrain.models.backbones import MlpMixer as OpenMMLabMixer
 from mmpretrain.models.classifiers import ImageClassifier
 
 import mixer_lite as ml
-from mixer_lite.checkpoints import to_lucidrains_state_dict, to_openmmlab_state_dict
+from mixer_lite.weights.checkpoints import to_lucidrains_state_dict, to_openmmlab_state_dict
 
 # (image size, patch, C, D_S, D_C, blocks, classes): S != C always; the last two are real sizes.
 SIZES = [(20, 4, 24, 18, 40, 3, 7), (32, 8, 40, 12, 80, 1, 1000), (24, 4, 16, 32, 8, 5, 2)]

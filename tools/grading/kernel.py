@@ -4,15 +4,16 @@ A plain kernel gives a grade cell full marks when no error comes out of it, and 
 many ways to see to that: it can patch the check, torch or ``assert``, or make IPython skip cells.
 So this kernel remembers, before the first cell of a submission runs, what every function of the
 libraries was. It runs a grade cell outside IPython, after putting all that back, and it vouches
-for a cell with a token that only the two processes know, if
+for a cell with a token, which the grader sends just before that cell is run, if
 
 * the cell ran without an error,
 * the answers were the submission's own: nothing of ``mixer_lite`` or ``timm`` does the work in
   their place, they did not look around in the process, and changed nothing in the libraries,
 * and the same cell fails when nonsense stands in the place of every answer.
 
-Python cannot be sealed within one process: somebody who knows the interpreter well can still find
-the token. ``tools/grade.py`` also notes what such an attempt looks like in the source.
+Python cannot be sealed within one process: somebody who knows the interpreter well can still take
+this one over. ``tripwire`` tells the grader of the usual ways, before they are gone; after that no
+test counts. What such an attempt looks like in the source is noted as well.
 """
 
 from __future__ import annotations
@@ -28,31 +29,35 @@ import inspect
 import json
 import os
 import secrets
+import socket
 import sys
 import sysconfig
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+
 from limits import limit  # this file is run, not imported
+from tripwire import set_tripwire
 
 MIME = "application/x-mixer-lite-mark"
-ENVELOPE = "MIXER_LITE_ENVELOPE"
+DOOR = "MIXER_LITE_DOOR"
+NURSERY = "--nursery"
 
 # What is put back before a grade cell runs, and the names that grade cells may rely on.
 GUARDED = ("builtins", "torch", "numpy", "einops", "mixer_lite", "timm", "math", "random", "copy",
            "inspect", "operator", "functools", "itertools", "contextlib", "collections", "ast",
            "json", "time", "hashlib")  # fmt: skip
 TRUSTED = {
-    "check": "mixer_lite.checks", "ml": "mixer_lite", "mixer_lite": "mixer_lite",
+    "check": "mixer_lite.check", "ml": "mixer_lite", "mixer_lite": "mixer_lite",
     "torch": "torch", "nn": "torch.nn", "np": "numpy", "einops": "einops", "math": "math",
-    "random": "random",
+    "random": "random", "bugs": "mixer_lite.bugs",
 }  # fmt: skip
 # Modules of PyTorch that change themselves while one works.
 RESTLESS = ("torch.compiler", "torch._dynamo", "torch._inductor", "torch.fx", "torch.distributed",
@@ -67,9 +72,9 @@ REFLECTION = (
 
 
 PROFILE, PROFILE_THREADS = sys.setprofile, threading.setprofile
-# A name for the compiled grade cells that nobody can give to code of their own.
+# A name for the compiled grade cells that a student's code cannot have.
 GRADE_CELL = f"<grade cell {secrets.token_hex(8)}>"
-# Where code lies that is nobody's submission.
+# Where code lies that belongs to no submission.
 LIBRARIES = tuple(
     str(Path(p).resolve())
     for p in {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), Path(__file__).parent}
@@ -117,7 +122,7 @@ class Snapshot:
                     if isinstance(value, FunctionType):
                         body = value.__code__, value.__defaults__, value.__kwdefaults__
                         self.bodies[id(value)] = value, *body
-        # The tools of the repair itself, out of reach of whoever changes builtins.
+        # The tools of the repair itself, out of reach of code that changes builtins.
         self.set, self.delete, self.vars, self.shadowing = (
             setattr,
             delattr,
@@ -193,7 +198,8 @@ class Witness:
             # The nearest caller that is neither Python's nor PyTorch's.
             while caller and not _theirs(caller) and not _package(caller.f_code.co_filename):
                 caller = caller.f_back
-            if caller and _theirs(caller):
+            # A module's __getattr__ hands a name out; using what it stands for is told by itself.
+            if caller and _theirs(caller) and frame.f_code.co_qualname != "__getattr__":
                 self.seen.append(f"calls {package}'s own {frame.f_code.co_qualname}")
 
     def __enter__(self) -> Witness:
@@ -227,7 +233,7 @@ def _theirs(frame: FrameType) -> bool:
 
 
 def _is_check(frame: FrameType) -> bool:
-    return f"mixer_lite{os.sep}checks{os.sep}" in frame.f_code.co_filename
+    return f"mixer_lite{os.sep}check{os.sep}" in frame.f_code.co_filename
 
 
 def _borrowed(answer: Any) -> str:
@@ -248,15 +254,30 @@ def _nonsense(*_: Any, **__: Any) -> None:
     return None
 
 
-class Examiner:
-    """Runs grade cells; knows the token of each."""
+def prepare() -> tuple[dict[str, ModuleType], Snapshot]:
+    """The modules that grade cells rely on, and what their functions are before a submission."""
+    trusted = {name: importlib.import_module(m) for name, m in TRUSTED.items()}
+    importlib.import_module("mixer_lite.figures")  # checks would import it later
+    return trusted, Snapshot()
 
-    def __init__(self, envelope: dict[str, Any]) -> None:
-        self.tokens: dict[str, str] = envelope["tokens"]
-        self.may_call: dict[str, list[str]] = envelope["may_call"]
-        self.trusted = {name: importlib.import_module(m) for name, m in TRUSTED.items()}
-        importlib.import_module("mixer_lite.figures")  # checks would import it later
-        self.snapshot = Snapshot()
+
+class Examiner:
+    """Runs grade cells.
+
+    Args:
+        may_call: by the key of a grade cell, the files of the packages that an answer may call.
+        next_token: gives the key of a grade cell that is to be run now, and its token.
+        prepared: what :func:`prepare` gave; ``None``: now.
+    """
+
+    def __init__(
+        self,
+        may_call: dict[str, list[str]],
+        next_token: Callable[[], tuple[str, str]],
+        prepared: tuple[dict[str, ModuleType], Snapshot] | None = None,
+    ) -> None:
+        self.may_call, self.next_token = may_call, next_token
+        self.trusted, self.snapshot = prepared or prepare()
         self.compile, self.exec, self.eval = compile, exec, eval
         self.builtins = dict(vars(builtins))
 
@@ -280,7 +301,9 @@ class Examiner:
         """
         if changed := self.snapshot.restore():
             notes.append(f"{', '.join(changed)} had been changed")
-        key = self.key(code)
+        key, token = self.next_token()
+        if key != self.key(code):
+            raise NotOwnWork("This test was called out of its turn.")
         tree = ast.parse(code)
         used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
         answers = {n: theirs[n] for n in used if n in theirs and n not in self.trusted}
@@ -298,7 +321,7 @@ class Examiner:
             raise NotOwnWork(f"This answer {calls}; it has to do the work itself.")
         if answers and self._accepts_nonsense(tree, theirs, answers):
             raise NotOwnWork("The test of this cell does not work any more: it passes nonsense.")
-        return self.tokens[key], value
+        return token, value
 
     def _accepts_nonsense(self, tree: ast.Module, theirs: dict, answers: dict) -> bool:
         wrong = {name: _nonsense if callable(v) else None for name, v in answers.items()}
@@ -322,7 +345,7 @@ class Examiner:
 def _kernel_class(examiner: Examiner) -> type[IPythonKernel]:
     class ExaminingKernel(IPythonKernel):
         async def do_execute(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> Any:
-            if examiner.key(code) not in examiner.tokens:
+            if examiner.key(code) not in examiner.may_call:
                 return await super().do_execute(code, silent, *args, **kwargs)
             self.shell.execution_count += 1
             count = self.shell.execution_count
@@ -372,14 +395,39 @@ def _shown(error: BaseException) -> list[str]:
     return [line.rstrip("\n") for line in lines]
 
 
+def _in_nursery() -> tuple[dict[str, ModuleType], Snapshot]:
+    # Loads everything, and returns in each kernel that is forked.
+    global GRADE_CELL
+    prepared = prepare()
+    sys.argv[1:] = importlib.import_module("nursery").serve()
+    for name in ("nursery", "box"):
+        del sys.modules[name]
+    GRADE_CELL = f"<grade cell {secrets.token_hex(8)}>"
+    return prepared
+
+
 def main() -> None:
-    """Read the envelope that the grader left for this kernel, and serve."""
-    path = Path(os.environ.pop(ENVELOPE))
-    envelope = json.loads(path.read_text(encoding="utf-8"))
-    path.unlink()
-    examiner = Examiner(envelope)
+    """Read what the grader sends, serve, and shut the door before a submission's code runs."""
+    prepared = _in_nursery() if sys.argv[1:] == [NURSERY] else prepare()
+    letters, bell = os.fdopen(os.dup(0), "rb", buffering=0), os.dup(1)
+    for standard in range(3):
+        os.dup2(os.open(os.devnull, os.O_RDWR), standard)
+
+    def letter() -> Any:
+        return json.loads(letters.readline())
+
+    envelope = letter()
+    examiner = Examiner(envelope["may_call"], letter, prepared)
     limit(envelope["memory"], envelope["processes"])
-    QuietApp.launch_instance(kernel_class=_kernel_class(examiner))
+    app = QuietApp.instance(kernel_class=_kernel_class(examiner))
+    app.initialize()
+    if number := os.environ.pop(DOOR, ""):
+        with socket.socket(fileno=int(number)) as door:
+            door.send(b".")
+            if not door.recv(1):
+                os._exit(1)
+    set_tripwire(bell, _theirs, type(app.shell))
+    app.start()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What runs a check: trials, foreseen mistakes, reports, and the pictures in them."""

@@ -1,0 +1,1 @@
+"""The explorer's state in page.py, its drawing in page.js and page.css."""

@@ -1,1 +1,0 @@
-"""How a submission is graded: tools/grade.py is the command."""
