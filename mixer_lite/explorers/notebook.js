@@ -85,8 +85,15 @@ class NotebookModel extends AnsweringModel {
     this.engine = new Engine(worker, { ...network, weights, kernel });
     this.stop.signal.addEventListener("abort", () => this.engine.close());
     const { arithmetic } = await this.engine.ready;
-    this.here = arithmetic === "WebAssembly"; // plain JavaScript is no faster than Python
-    if (!this.here) this.engine.close();
+    if (arithmetic === "WebAssembly") this.answerHere();
+    else this.engine.close(); // plain JavaScript is no faster than Python
+  }
+
+  // From now on the engine answers first. A drag that began before goes on here.
+  answerHere() {
+    settle(this);
+    this.here = true;
+    this.push();
   }
 
   // Ask for the network, after what is drawn is on the screen.

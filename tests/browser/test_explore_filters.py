@@ -111,7 +111,8 @@ def test_orders_layers_and_scales(page, model):
     says_the_pair(page, writes, pairs)
     page.get_by_label("colours").first.select_option("block")
     soon_equal(canvas, lambda: colours(writes, pairs, shared=True, **laid(canvas)))
-    # Python can choose, too.
+    # Python can choose, too, once it has heard of this choice.
+    until(page, "explorer.scale", "block")
     page.python("explorer.layer, explorer.order, explorer.scale = 'fc1', 'index', 'unit'")
     soon(lambda: _apart(canvas, False))
     soon_equal(canvas, lambda: colours(reads, range(64), **laid(canvas)))
@@ -304,12 +305,12 @@ def switch_off_and_look(page, model, png):
         page.get_by_role("button", name="Switch this unit off").click()
         off.append([block, unit])
         soon_shares(page, shares_without(model, image, off))
-    soon(lambda: answers_as(page, model, image, off))
+    soon(lambda: answers_as(page, model, image, block, unit, off))
     file = {"name": "cup.png", "mimeType": "image/png", "buffer": png.getvalue()}
     page.locator("input[type=file]").set_input_files(file)
     other = preprocess(png, model.config)
     soon_shares(page, shares_without(model, other, off))
-    soon(lambda: answers_as(page, model, other, off))
+    soon(lambda: answers_as(page, model, other, block, unit, off))
     page.get_by_role("button", name="Switch all on again").click()
     soon_shares(page, shares_without(model, other, []))
 
@@ -326,9 +327,8 @@ def shares_without(model, image, off):
     return 100 * torch.stack([before[top], after[top]], dim=1).numpy()
 
 
-def answers_as(page, model, image, off):
-    """The four channels that the last unit answers to most, as captions say; the others are off."""
-    block, unit = off[-1]
+def answers_as(page, model, image, block, unit, off=()):
+    """The four channels that a unit answers to most while some are off, as captions say."""
     with explain.edit(model) as units:
         for pair in off:
             units.remove(*pair)

@@ -186,6 +186,27 @@ def test_what_python_sets_is_shown_and_choices_go_on(explored):
     assert shown(root, "off") == []
 
 
+def test_a_drag_goes_on_when_the_engine_takes_over(explored):
+    page, root = explored(1)
+    answers_first(root)
+    blocks = root.evaluate(
+        """async (root) => {
+            const { model } = root.parentElement, slider = root.querySelector("input[type=range]");
+            const to = (block) => {
+                slider.value = block;
+                slider.dispatchEvent(new Event("input", { bubbles: true }));
+                return model.get("block");
+            };
+            model.here = false; // as before the network came
+            const before = [to(1), to(2)];
+            model.answerHere();
+            return [...before, to(3), to(4)];
+        }"""
+    )
+    assert blocks == [1, 2, 3, 4]
+    until(page, "explorer.block", "4")
+
+
 def test_no_older_answer_comes_after_a_newer_one(explored):
     page, root = explored(1)
     answers_first(root)

@@ -81,9 +81,13 @@ class LiveModel extends PageModel {
   // What follows from what was changed. An answer may be late, but none comes after that to a
   // later question.
   async follow() {
-    const turn = ++this.turn, isNew = () => turn > this.shown && (this.shown = turn);
+    let turn = ++this.turn;
+    const isNew = () => turn > this.shown && (this.shown = turn);
     await this.engine.ready;
-    if (this.news("_upload").length && this.get("_upload").data) await this.open(this.get("_upload"));
+    if (this.news("_upload").length && this.get("_upload").data) {
+      await this.open(this.get("_upload"));
+      turn = ++this.turn; // what was chosen meanwhile was answered for the photograph before
+    }
     await this.answer(isNew);
   }
   save_changes() {
@@ -106,6 +110,7 @@ class LiveModel extends PageModel {
       this.set("message", `Cannot read ${name}: ${error.message}`);
       return;
     }
+    if (data !== this.get("_upload").data) return; // a newer file has come
     this.set("message", "");
     await this.photograph(pixels, name.replace(/\.[^.]*$/, "").slice(0, 40) || "your photograph");
   }

@@ -10,19 +10,27 @@ class AnsweringModel extends LiveModel {
     this.set("_image", pack(pixels, [side, side, 3]));
   }
 
+  // Both questions are asked at once: the last one asked is then the last choice's.
   async answer(isNew) {
     if (!this.get("_sizes").pictured) return;
-    const { off, block, unit } = this.all("off", "block", "unit"), { hidden_dim: C } = this.engine.sizes;
     const picture = { pixels: unpack(this.get("_image")).values };
     const changed = this.news("off", "_image").length > 0 || !this.heard;
-    if (changed && this.get("_sizes").head) {
-      const logits = await this.engine.ask("compare", { picture, off });
-      if (logits) this.set("predictions", this.bars(this.chances(logits.before), this.chances(logits.after)));
-    }
-    if (changed || this.heard.block !== block) {
+    await Promise.all([changed && this.compare(picture), this.respond(picture, isNew)]);
+  }
+
+  async compare(picture) {
+    if (!this.get("_sizes").head) return;
+    const logits = await this.engine.ask("compare", { picture, off: this.get("off") });
+    if (logits) this.set("predictions", this.bars(this.chances(logits.before), this.chances(logits.after)));
+  }
+
+  // What a unit says of the photograph. What all of its block say is kept.
+  async respond(picture, isNew) {
+    const { _image: image, off, block, unit } = this.all("_image", "off", "block", "unit"), { hidden_dim: C } = this.engine.sizes;
+    if (this.heard?.image !== image || this.heard.off !== off || this.heard.block !== block) {
       const heard = await this.engine.ask("units", { picture, block, off });
       if (!heard || !isNew()) return;
-      this.heard = { block, ...heard };
+      this.heard = { image, off, block, ...heard };
     }
     const values = this.heard.answers.slice(unit * C, (unit + 1) * C);
     const top = Int32Array.from(descending(values).slice(0, SHOWN_CHANNELS));

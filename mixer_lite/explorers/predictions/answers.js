@@ -19,6 +19,7 @@ class AnsweringModel extends LiveModel {
 
   async photograph(pixels, label) {
     const found = await this.engine.ask("explain", { picture: { pixels } });
+    if (!found) return this.photograph(pixels, label); // another question came between
     const { image_size: side } = this.engine.config;
     const entry = { ...this.entry(found), label, pixels: pack(pixels, [side, side, 3]) };
     this.set("_photographs", [...this.get("_photographs"), entry]);
