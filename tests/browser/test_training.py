@@ -213,8 +213,11 @@ def test_bundled_snapshots_in_a_saved_page(saved_page, tmp_path, nano):
     chart = page.locator(".training svg").last
     box = chart.bounding_box()
     chart.click(position={"x": box["width"] * 42 / 340, "y": box["height"] / 2})
-    soon_stands(page, "done", 0)
-    assert stand(page)[1] == 0
+
+    def at_the_start():
+        assert stand(page) == ["done", 0]
+
+    soon(at_the_start)
     soon_equal(canvas, colours(frames[0].filters[block], order, 8))
     shot(page, "training_replay_noise")
     # One colour scale for all steps: noise is pale.
